@@ -1,0 +1,3 @@
+//! One peer, whole, without its sockets. (Skeleton.)
+mod io;
+pub use io::*;

@@ -1,0 +1,11 @@
+//! punchtunnel: skeleton; being built.
+pub mod channel;
+pub mod endpoint;
+pub mod identity;
+pub mod mux;
+pub mod nat;
+pub mod punch;
+pub mod rendezvous;
+pub mod secure;
+pub mod session;
+pub mod wire;

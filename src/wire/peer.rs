@@ -1,0 +1,150 @@
+//! What two peers say to each other over their sealed channel: clock, predictions, the agreed instant.
+//!
+//! Times never cross the wire as instants: a [`PeerMessage::Start`] names a *sample* (the receipt of
+//! the ping with that number; 0 is the receipt of the first handshake message) and a duration after it.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{channel::Body, nat::Prediction};
+
+/// Largest DATA packet between peers: fits into a `Relay` message inside a datagram of
+/// [`super::MAX_DATAGRAM`].
+pub const MAX_PEER_DATAGRAM: usize = 1120;
+
+/// Most predictions in a message: one for each address family.
+pub const MAX_PREDICTIONS: usize = 2;
+
+/// Most LAN addresses in a message.
+pub const MAX_LAN: usize = 8;
+
+/// Payload of Noise message 1 of the peer handshake (initiator: the client).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerHello {
+    /// Index under which the client expects DATA.
+    pub index: u32,
+    /// The session to begin or to go on with.
+    pub session: [u8; 16],
+    /// The invite that the client was given: its public part.
+    pub invite: Option<u64>,
+}
+
+/// Payload of Noise message 2 of the peer handshake (responder: the host).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerReply {
+    /// Index under which the host expects DATA.
+    pub index: u32,
+    /// The host still holds the session that `PeerHello` named; otherwise it begins now.
+    pub resumed: bool,
+    /// Time between receipt of message 1 and sending of message 2, microseconds: makes the handshake
+    /// the first sample of the clock.
+    pub held_us: u32,
+    /// The first messages.
+    pub body: Body<PeerMessage>,
+}
+
+/// Names one agreed instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RoundId {
+    /// Counts the initiator's attempts within a session; only rises.
+    pub attempt: u32,
+    /// Counts the instants within an attempt, from 0.
+    pub round: u8,
+}
+
+/// Between peers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PeerMessage {
+    /// Is this path open, and how long is it? Not repeated when lost.
+    Ping {
+        /// Number of the sample, rising, from 1.
+        sample: u32,
+    },
+    /// Answer to `Ping`, by the path it came on. Not repeated when lost.
+    Pong {
+        /// From `Ping`.
+        sample: u32,
+        /// Time between receipt of the ping and sending of the pong, microseconds.
+        held_us: u32,
+    },
+    /// Initiator to responder: get ready for this round (bind, listen, probe).
+    Prepare {
+        /// The round.
+        id: RoundId,
+    },
+    /// Where this side's next connections will come from.
+    Predicted {
+        /// The round.
+        id: RoundId,
+        /// At most one for each address family; empty where the probes got no answer.
+        predictions: Vec<Prediction>,
+        /// Addresses in this side's LAN on which it listens.
+        lan: Vec<SocketAddr>,
+    },
+    /// Initiator to responder: the agreed instant.
+    Start(Start),
+    /// Responder to initiator: it will.
+    Started {
+        /// The round.
+        id: RoundId,
+    },
+    /// Responder to initiator: it will not.
+    NotStarted {
+        /// The round.
+        id: RoundId,
+        /// Why.
+        why: StartRefusal,
+    },
+    /// This side holds the link of that epoch for dead; so must the other.
+    LinkDead {
+        /// The link.
+        epoch: u32,
+    },
+    /// The session ends.
+    Goodbye {
+        /// Why.
+        why: Goodbye,
+    },
+}
+
+/// The agreed instant, and what both sides compute the same plan from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// The round.
+    pub id: RoundId,
+    /// [`crate::punch::PLAN_VERSION`] of the initiator.
+    pub plan: u8,
+    /// The initiator's budget of openings; the smaller of both counts.
+    pub budget: u16,
+    /// [`crate::nat::digest`] of the initiator's predictions, then the responder's, as sent.
+    pub digest: u64,
+    /// The instant is this long ...
+    pub after_us: u64,
+    /// ... after the responder received the ping of this number.
+    pub sample: u32,
+}
+
+/// Why a responder does not start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StartRefusal {
+    /// It has other predictions than the digest says.
+    Digest,
+    /// It does not know the sample, or the instant has passed.
+    Late,
+    /// It plans by another version.
+    Plan,
+    /// Its NAT is kept busy for another client.
+    Busy,
+}
+
+/// Why a session ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Goodbye {
+    /// The program was stopped.
+    Stopped,
+    /// The client's key is not authorised any more.
+    Unauthorised,
+    /// The session is not known here (any more).
+    Unknown,
+}
