@@ -1,6 +1,7 @@
 //! punchtunnel: skeleton; being built.
 pub mod channel;
 pub mod endpoint;
+pub mod forward;
 pub mod identity;
 pub mod mux;
 pub mod nat;

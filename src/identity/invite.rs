@@ -184,7 +184,8 @@ mod tests {
         assert_eq!(shown.split('-').map(str::len).collect::<Vec<_>>(), [5; 7]);
         let plain = shown.replace('-', "");
         let looks_alike = shown.replace('0', "O").replace('1', "l");
-        for typed in [shown.as_str(), &plain, &shown.to_uppercase(), &looks_alike, &format!(" {} \n", *shown)] {
+        for typed in [shown.as_str(), &plain, &shown.to_uppercase(), &looks_alike, &format!(" {} \n", *shown)]
+        {
             assert_eq!(typed.parse::<Code>().as_ref(), Ok(&code()), "{typed:?}");
         }
         assert_eq!(parse_id(&show_id(code().id())), Some(code().id()));

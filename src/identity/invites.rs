@@ -40,7 +40,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<OpenInvite>, IdentityError> {
 pub(super) fn add(path: &Path, code: &Code, name: &Name, expiry: u64, now: u64) -> Result<(), IdentityError> {
     let text = Zeroizing::new(file::read(path, Access::Secret)?);
     let invites = parse(path, &text)?;
-    let (dead, open): (Vec<_>, Vec<_>) = invites.iter().partition(|i| i.expiry <= now || i.code.id() == code.id());
+    let (dead, open): (Vec<_>, Vec<_>) =
+        invites.iter().partition(|i| i.expiry <= now || i.code.id() == code.id());
     if open.len() >= MAX_INVITES {
         return Err(IdentityError::Full { path: path.into(), what: "open invites", max: MAX_INVITES });
     }

@@ -106,7 +106,9 @@ mod tests {
 
     #[test]
     fn what_is_no_server_is_refused() {
-        for text in ["", ":7862", "vps:", "vps:0", "vps:65536", "vps:x", "[::1", "[vps]:1", "a:b:c", "http://vps"] {
+        for text in
+            ["", ":7862", "vps:", "vps:0", "vps:65536", "vps:x", "[::1", "[vps]:1", "a:b:c", "http://vps"]
+        {
             assert!(text.parse::<ServerName>().is_err(), "{text:?}");
         }
     }

@@ -136,7 +136,12 @@ impl Trust {
     ///
     /// # Errors
     /// [`IdentityError::Changed`] where another key is pinned.
-    pub fn pin_host(&self, name: &Name, server: &ServerName, key: &PublicKey) -> Result<Pinned, IdentityError> {
+    pub fn pin_host(
+        &self,
+        name: &Name,
+        server: &ServerName,
+        key: &PublicKey,
+    ) -> Result<Pinned, IdentityError> {
         let explanation = "hosts that connect trusts, a line each: NAME@SERVER:PORT KEY";
         self.pin(&self.home.known_hosts(), &host_subject(name, server), key, explanation)
     }
