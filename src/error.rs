@@ -146,6 +146,19 @@ pub enum ConfigError {
         /// The system's words.
         source: io::Error,
     },
+    /// What was to be removed is not there.
+    #[error("{what} is not in {}: \"punchtunnel {command}\" lists what there is", file.display())]
+    NotListed {
+        /// The key or name.
+        what: String,
+        /// Where it was looked for.
+        file: PathBuf,
+        /// The command that lists that file.
+        command: &'static str,
+    },
+    /// Standard input or output fails.
+    #[error("{0}")]
+    Stdio(String),
     /// The host does not know the invite.
     #[error(
         "\"{name}\" does not take this invite: it was used, has expired, or is for another host; run \"punchtunnel \
@@ -291,7 +304,7 @@ pub fn seconds(duration: Duration) -> humantime::FormattedDuration {
 }
 
 /// What is known about a host that is not there.
-pub(crate) fn last_seen(ago: Option<Duration>) -> String {
+pub fn last_seen(ago: Option<Duration>) -> String {
     match ago {
         None => {
             "the server has never heard of it; is the name right, and does \"punchtunnel expose\" run there?"

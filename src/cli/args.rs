@@ -144,7 +144,13 @@ pub(crate) struct ConnectArgs {
     /// The host's name
     pub(crate) name: Name,
     /// Listen here (port 0: any) and lead to that service (a label or port; without: the first)
-    #[arg(short = 'L', long = "forward", env = "PUNCHTUNNEL_FORWARD", value_name = "[BIND:]PORT[:SERVICE]", value_delimiter = ',')]
+    #[arg(
+        short = 'L',
+        long = "forward",
+        env = "PUNCHTUNNEL_FORWARD",
+        value_name = "[BIND:]PORT[:SERVICE]",
+        value_delimiter = ','
+    )]
     pub(crate) forward: Vec<LocalRule>,
     /// Join the service with standard input and output, as for ssh's ProxyCommand
     #[arg(long, env = "PUNCHTUNNEL_STDIO", value_name = "SERVICE", num_args = 0..=1, require_equals = true, default_missing_value = "")]

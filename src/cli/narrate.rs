@@ -47,7 +47,7 @@ pub(crate) enum Side {
 
 /// What to do about an event.
 #[derive(Debug)]
-pub(crate) enum Told {
+pub(crate) enum Telling {
     /// A step is done.
     Line(String),
     /// This goes on now.
@@ -60,70 +60,74 @@ pub(crate) enum Told {
 
 impl Narrator {
     /// The sentence for an event.
-    pub(crate) fn tell(&self, event: &Event) -> Told {
+    pub(crate) fn tell(&self, event: &Event) -> Telling {
         let Narrator { name, server, .. } = self;
         match event {
-            Event::ServerKey(key) => Told::Line(format!("the key of {server} is {key}: it is pinned now")),
-            Event::ServerKeyChanged { found } => Told::Fatal(self.server_changed(*found)),
+            Event::ServerKey(key) => Telling::Line(format!("the key of {server} is {key}: it is pinned now")),
+            Event::ServerKeyChanged { found } => Telling::Fatal(self.server_changed(*found)),
             Event::ServerReached { path, observed, took } => {
                 let by = match path {
                     Path::Udp(_) => "UDP",
                     Path::Tcp(_) => "TCP, because UDP gets no answer",
                 };
-                Told::Line(format!("reached {server} by {by}, which sees {observed}, {}", millis(*took)))
+                Telling::Line(format!("reached {server} by {by}, which sees {observed}, {}", millis(*took)))
             }
             Event::ServerSilent { since } => self.server_silent(*since),
             Event::ServerVersion { theirs } => {
-                Told::Fatal(ConfigError::Version { server: server.clone(), theirs: *theirs }.into())
+                Telling::Fatal(ConfigError::Version { server: server.clone(), theirs: *theirs }.into())
             }
-            Event::Registered => Told::Line(format!("registered as \"{name}\" at {server}")),
+            Event::Registered => Telling::Line(format!("registered as \"{name}\" at {server}")),
             Event::NotRegistered(why) => self.not_registered(*why),
             Event::Waiting { last_seen: ago } => {
-                Told::Live(format!("waiting for \"{name}\": {}", last_seen(*ago)))
+                Telling::Live(format!("waiting for \"{name}\": {}", last_seen(*ago)))
             }
-            Event::NotKept(why) => Told::Fatal(match why {
-                RequestRefusal::Malformed => Error::Internal(format!("the server does not take the name {name}")),
+            Event::NotKept(why) => Telling::Fatal(match why {
+                RequestRefusal::Malformed => {
+                    Error::Internal(format!("the server does not take the name {name}"))
+                }
                 RequestRefusal::Full => {
                     NetworkError::NotKept { name: name.clone(), server: server.clone() }.into()
                 }
             }),
             Event::Introduced { addresses } => {
                 let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-                Told::Live(match addresses.as_slice() {
+                Telling::Live(match addresses.as_slice() {
                     [] => format!("\"{name}\" lets us in"),
                     addresses => format!("\"{name}\" lets us in; it is at {}", addresses.join(" and ")),
                 })
             }
-            Event::Declined(why) => Told::Fatal(self.declined(*why)),
-            Event::NotProved => Told::Fatal(self.not_proved()),
+            Event::Declined(why) => Telling::Fatal(self.declined(*why)),
+            Event::NotProved => Telling::Fatal(self.not_proved()),
             Event::HoleOpen { remote, rtt, .. } => {
-                Told::Live(format!("UDP path to {remote} is open, {} there and back", millis(*rtt)))
+                Telling::Live(format!("UDP path to {remote} is open, {} there and back", millis(*rtt)))
             }
             Event::NatFound { predictions, took, .. } => {
                 let nats: Vec<_> = predictions.iter().map(describe).collect();
-                Told::Line(match nats.as_slice() {
-                    [] => format!("no probe was answered, so this side's NAT is not known, {}", millis(*took)),
+                Telling::Line(match nats.as_slice() {
+                    [] => {
+                        format!("no probe was answered, so this side's NAT is not known, {}", millis(*took))
+                    }
                     nats => format!("NAT found: {}, {}", nats.join("; "), millis(*took)),
                 })
             }
             Event::Opening { id, lead, openings, .. } => {
                 let again = if id.round == 0 { String::new() } else { format!(" (round {})", id.round + 1) };
                 let connections = if *openings == 1 { "connection" } else { "connections" };
-                Told::Live(format!("opening {openings} {connections} in {}{again}", millis(*lead)))
+                Telling::Live(format!("opening {openings} {connections} in {}{again}", millis(*lead)))
             }
             Event::Connected { remote, lan, took, rtt, links, .. } => {
                 let again = if *links > 1 { " again" } else { "" };
                 let way = if *lan { "inside the LAN" } else { "directly" };
                 let rtt = rtt.map(|rtt| format!(" (round trip {})", millis(rtt))).unwrap_or_default();
-                Told::Line(format!("connected{again} {way} to {remote}, {}{rtt}", millis(*took)))
+                Telling::Line(format!("connected{again} {way} to {remote}, {}{rtt}", millis(*took)))
             }
             Event::RoundFailed { why, next, .. } => {
-                Told::Line(format!("no connection this time: {why}; next try in {}", millis(*next)))
+                Telling::Line(format!("no connection this time: {why}; next try in {}", millis(*next)))
             }
             Event::Hopeless { why, .. } => match self.side {
-                Side::Host => Told::Line(format!("this client cannot be connected directly: {why}")),
+                Side::Host => Telling::Line(format!("this client cannot be connected directly: {why}")),
                 Side::Client { .. } => {
-                    Told::Fatal(NetworkError::Hopeless { name: name.clone(), why: why.clone() }.into())
+                    Telling::Fatal(NetworkError::Hopeless { name: name.clone(), why: why.clone() }.into())
                 }
             },
         }
@@ -134,19 +138,19 @@ impl Narrator {
         ConfigError::ServerKeyChanged { server: self.server.clone(), found, pinned }.into()
     }
 
-    fn server_silent(&self, since: Duration) -> Told {
+    fn server_silent(&self, since: Duration) -> Telling {
         let server = &self.server;
         match self.side {
             Side::Client { .. } if since >= SERVER_PATIENCE => {
-                Told::Fatal(NetworkError::ServerSilent { server: server.clone(), since }.into())
+                Telling::Fatal(NetworkError::ServerSilent { server: server.clone(), since }.into())
             }
-            _ => Told::Live(format!("{server} does not answer (for {} now); trying on", seconds(since))),
+            _ => Telling::Live(format!("{server} does not answer (for {} now); trying on", seconds(since))),
         }
     }
 
-    fn not_registered(&self, why: NameRefusal) -> Told {
+    fn not_registered(&self, why: NameRefusal) -> Telling {
         let (name, server) = (self.name.clone(), self.server.clone());
-        Told::Fatal(match why {
+        Telling::Fatal(match why {
             NameRefusal::Owned => ConfigError::NameOwned { name, server }.into(),
             NameRefusal::Full => ConfigError::NameFull { name, server }.into(),
             NameRefusal::Malformed => Error::Internal(format!("{server} does not take the name {name}")),

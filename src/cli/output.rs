@@ -7,13 +7,32 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use punchtunnel::Error;
+use punchtunnel::{ConfigError, Error};
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
-use super::args::LogFormat;
+use super::args::{Global, LogFormat};
 
 /// How often the live line moves: smooth, and cheap over a slow remote terminal.
 const TICK: Duration = Duration::from_millis(120);
+
+/// How much is told, and in which form.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Told {
+    /// Form.
+    pub(crate) format: LogFormat,
+    /// How often `-v` was given.
+    pub(crate) verbose: u8,
+    /// Errors only.
+    pub(crate) quiet: bool,
+}
+
+impl Told {
+    /// What was typed, for errors about the configuration file itself.
+    pub(crate) fn without_file(global: &Global) -> Told {
+        let format = global.log_format.unwrap_or(LogFormat::Text);
+        Told { format, verbose: global.verbose, quiet: global.quiet }
+    }
+}
 
 /// Standard error, as one place for lines, the live line and logs, so that they do not cut into each
 /// other. Clones write to the same place.
@@ -29,7 +48,7 @@ pub(crate) struct Output {
 
 impl Output {
     /// Sets up standard error, and logging behind it.
-    pub(crate) fn start(format: LogFormat, verbose: u8, quiet: bool) -> Output {
+    pub(crate) fn start(Told { format, verbose, quiet }: Told) -> Output {
         let terminal = io::stderr().is_terminal() && format == LogFormat::Text && !quiet;
         let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let live = ProgressBar::with_draw_target(None, target);
@@ -158,7 +177,7 @@ pub(crate) fn answer(text: &str) -> Result<(), Error> {
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         // Whoever read it has read enough.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        Err(e) => Err(super::settings::usage(format!("cannot write to standard output: {e}"))),
+        Err(e) => Err(ConfigError::Stdio(format!("cannot write to standard output: {e}")).into()),
         Ok(()) => Ok(()),
     }
 }

@@ -11,7 +11,10 @@ use punchtunnel::{
 use toml::{Table, Value};
 use zeroize::Zeroizing;
 
-use super::args::{Global, ServerArgs};
+use super::{
+    args::{Global, LogFormat, ServerArgs},
+    output::Told,
+};
 
 /// Keys of the configuration file, as the options of the same name.
 const KEYS: [&str; 15] = [
@@ -96,6 +99,16 @@ impl Place {
         } else {
             Ok(typed)
         }
+    }
+
+    /// How much is told, and in which form.
+    pub(crate) fn told(&self, global: &Global) -> Result<Told, Error> {
+        let verbose = (global.verbose > 0).then_some(global.verbose);
+        Ok(Told {
+            format: self.one(global.log_format, "log-format")?.unwrap_or(LogFormat::Text),
+            verbose: self.one(verbose, "verbose")?.unwrap_or(0),
+            quiet: self.one(global.quiet.then_some(true), "quiet")?.unwrap_or(false),
+        })
     }
 
     /// The rendezvous server and where probes go.

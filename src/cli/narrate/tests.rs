@@ -24,16 +24,16 @@ fn address() -> SocketAddr {
     "198.51.100.7:40000".parse().unwrap()
 }
 
-fn line(told: Told) -> String {
+fn line(told: Telling) -> String {
     match told {
-        Told::Line(text) | Told::Live(text) => text,
+        Telling::Line(text) | Telling::Live(text) => text,
         other => panic!("not a line: {other:?}"),
     }
 }
 
-fn fatal(told: Told) -> (String, u8) {
+fn fatal(told: Telling) -> (String, u8) {
     match told {
-        Told::Fatal(error) => (error.to_string(), error.exit_code()),
+        Telling::Fatal(error) => (error.to_string(), error.exit_code()),
         other => panic!("not fatal: {other:?}"),
     }
 }
@@ -81,7 +81,7 @@ fn each_step_is_a_sentence_with_its_time() {
 fn a_silent_server_ends_connect_after_ten_seconds_and_expose_never() {
     let nine = Event::ServerSilent { since: Duration::from_secs(9) };
     let ten = Event::ServerSilent { since: Duration::from_secs(10) };
-    assert!(matches!(client().tell(&nine), Told::Live(_)));
+    assert!(matches!(client().tell(&nine), Telling::Live(_)));
     let (text, code) = fatal(client().tell(&ten));
     assert!(text.contains("vps:7862 has not answered for 10s"), "{text}");
     assert_eq!(code, 1);
@@ -106,12 +106,18 @@ fn every_refusal_says_what_to_do_next() {
     let key = PublicKey([1; 32]).to_string();
     for (event, words) in [
         (Event::NotRegistered(NameRefusal::Owned), vec!["belongs to another key", "--as"]),
-        (Event::Declined(Decline::Unauthorised), vec!["punchtunnel invite myhost", "authorized_clients", &key]),
+        (
+            Event::Declined(Decline::Unauthorised),
+            vec!["punchtunnel invite myhost", "authorized_clients", &key],
+        ),
         (Event::Declined(Decline::Invite), vec!["used, has expired", "punchtunnel invite myhost"]),
         (Event::Declined(Decline::Busy), vec!["too many clients", "later"]),
         (Event::NotProved, vec!["does not prove", "new invite"]),
         (Event::ServerVersion { theirs: 9 }, vec!["version 9", "update"]),
-        (Event::ServerKeyChanged { found: PublicKey([9; 32]) }, vec!["CHANGED", "remove line 4 of known_servers"]),
+        (
+            Event::ServerKeyChanged { found: PublicKey([9; 32]) },
+            vec!["CHANGED", "remove line 4 of known_servers"],
+        ),
         (Event::NotKept(RequestRefusal::Full), vec!["too many requests", "later"]),
         (
             Event::Hopeless { peer: PEER, why: "both NATs draw ports at random".into() },
