@@ -363,7 +363,8 @@ fn bind_advice(address: &SocketAddr, source: &io::Error) -> String {
     }
 }
 
-fn goodbye(why: Goodbye) -> &'static str {
+/// Why a session ended, to go behind a colon.
+pub fn goodbye(why: Goodbye) -> &'static str {
     match why {
         Goodbye::Stopped => "it was stopped there",
         Goodbye::Unauthorised => "this computer's key is not authorised there any more; ask for a new invite",

@@ -6,9 +6,10 @@ use std::{path::PathBuf, time::Duration};
 use punchtunnel::{
     ConfigError, Error, NetworkError, PeerError,
     endpoint::{Event, Path},
-    error::{last_seen, seconds},
+    error::{goodbye, last_seen, seconds},
     identity::{Entry, Name, ServerName},
-    nat::{Filtering, Mapping, Model, Prediction},
+    nat::{self, Prediction},
+    net,
     secure::PublicKey,
     wire::server::{Decline, NameRefusal, RequestRefusal},
 };
@@ -133,6 +134,28 @@ impl Narrator {
         }
     }
 
+    /// The sentence for what happens to a session; `None` where there is nothing to say.
+    pub(crate) fn tell_session(&self, event: &net::Event) -> Option<String> {
+        let is_host = matches!(self.side, Side::Host);
+        match event {
+            net::Event::SessionBegan { key, invite: Some(_), .. } if is_host => {
+                Some(format!("client {key} proved an invite: it is let in from now on"))
+            }
+            net::Event::SessionBegan { key, .. } if is_host => Some(format!("client {key} is let in")),
+            net::Event::SessionBegan { invite: Some(_), .. } => {
+                Some(format!("\"{}\" proved the invite: its key is known from now on", self.name))
+            }
+            net::Event::LinkLost { why, .. } => Some(format!("link lost ({why}); punching again")),
+            net::Event::SessionEnded { why, .. } if is_host => {
+                Some(format!("a client's session ended: {}", goodbye(*why)))
+            }
+            net::Event::SessionEnded { why, .. } => {
+                Some(format!("\"{}\" ended the session: {}", self.name, goodbye(*why)))
+            }
+            _ => None,
+        }
+    }
+
     fn server_changed(&self, found: PublicKey) -> Error {
         let pinned = self.server_pin.clone();
         ConfigError::ServerKeyChanged { server: self.server.clone(), found, pinned }.into()
@@ -184,29 +207,9 @@ impl Narrator {
     }
 }
 
-/// A NAT in a few words; those of RFC 4787 where it has one.
+/// A NAT in a few words; its ports are not ours to tell here.
 fn describe(prediction: &Prediction) -> String {
-    let ports = match &prediction.model {
-        Model::Fixed { .. } => match prediction.mapping {
-            Mapping::EndpointIndependent => "keeps ports (endpoint-independent)".into(),
-            Mapping::AddressDependent => "keeps ports (address-dependent)".into(),
-            Mapping::AddressAndPortDependent => "keeps ports (address- and port-dependent)".into(),
-        },
-        Model::Progression { step, rate_centi, .. } => {
-            let others = match rate_centi {
-                0..=99 => String::new(),
-                rate => format!(", {} a second taken by others", rate / 100),
-            };
-            format!("counts ports in steps of {step}{others}")
-        }
-        Model::Band { low, high } => format!("random ports from {low} to {high}"),
-        Model::Random => "random ports".into(),
-    };
-    let filter = match prediction.filtering {
-        Filtering::EndpointIndependent => ", lets anybody in",
-        _ => "",
-    };
-    format!("{} {ports}{filter}", prediction.address)
+    format!("{} {}", prediction.address, nat::describe(prediction, &[]))
 }
 
 fn millis(duration: Duration) -> String {
