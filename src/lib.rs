@@ -4,6 +4,7 @@ pub mod endpoint;
 pub mod identity;
 pub mod mux;
 pub mod nat;
+pub mod net;
 pub mod punch;
 pub mod rendezvous;
 pub mod secure;
