@@ -127,7 +127,7 @@ pub struct LinkResponder {
 
 enum ResponderState {
     Waiting {
-        seed: [u8; 32],
+        seed: Zeroizing<[u8; 32]>,
         me: StaticKey,
         them: PublicKey,
         session_id: [u8; 16],
