@@ -9,6 +9,10 @@ pub const ASSOCIATION_TIMEOUT: Duration = Duration::from_secs(75);
 /// (RFC 4787 asks for 2 minutes; what is sold does not always follow).
 pub const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
+/// Most messages that wait for a client's acknowledgements: every relation that a host may have, and some
+/// more. They are no longer than what the relations hold anyway.
+pub(super) const MAX_BACKLOG: usize = 1_024;
+
 /// Owned names are given up only where the table is full, and only after this long out of sight
 /// (seconds): 90 days.
 pub(super) const FORGET_NAME_AFTER: u64 = 90 * 24 * 3600;

@@ -73,16 +73,13 @@ impl Relations {
         hello: Blob,
     ) -> Option<u32> {
         let hosted = Side { node: host, number: FIRST_OF_HOST }..=Side { node: host, number: u32::MAX };
-        if self.by_id.len() >= self.most || self.by_side.range(hosted.clone()).count() >= self.most_per_host {
+        if self.by_id.len() >= self.most || self.by_side.range(hosted).count() >= self.most_per_host {
             return None;
         }
-        // One above the highest in use; from the bottom again after two thousand million.
-        let highest = self.by_side.range(hosted.clone()).next_back().map(|(side, _)| side.number);
-        let number = match highest {
-            None => FIRST_OF_HOST + (self.next % 1_000_000_000) as u32,
-            Some(highest) if highest < u32::MAX => highest + 1,
-            Some(_) => (FIRST_OF_HOST..).find(|n| !self.by_side.contains_key(&Side { node: host, number: *n }))?,
-        };
+        // Counted over all hosts, so that no number comes again soon.
+        let number = (self.next..self.next.saturating_add(self.most as u64))
+            .map(|n| FIRST_OF_HOST | n as u32)
+            .find(|n| !self.by_side.contains_key(&Side { node: host, number: *n }))?;
         let host = Side { node: host, number };
         let id = RelationId(self.next);
         self.next += 1;
@@ -94,9 +91,9 @@ impl Relations {
     }
 
     /// The relation that `node` calls `number`.
-    pub(super) fn find(&self, node: NodeRef, number: u32) -> Option<(RelationId, &Relation)> {
+    pub(super) fn find(&self, node: NodeRef, number: u32) -> Option<(RelationId, Relation)> {
         let id = *self.by_side.get(&Side { node, number })?;
-        Some((id, self.by_id.get(&id)?))
+        Some((id, self.by_id.get(&id)?.clone()))
     }
 
     /// All relations of `node`.
