@@ -26,8 +26,10 @@ use std::{
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use super::attempt::{Attempt, Joined};
-use super::limits::KEEP_ALIVE;
+use super::{
+    attempt::{Attempt, Joined},
+    limits::KEEP_ALIVE,
+};
 use crate::{
     channel::{Channel, Full},
     endpoint::Path,
@@ -223,7 +225,7 @@ impl Client {
                 self.cookie(now, path, index, cookie, PublicKey(server_key));
             }
             Ok(Packet::Reply { index, sender, noise }) => {
-                let joined = self.attempt.as_mut().and_then(|a| a.reply(index, sender, noise));
+                let joined = self.attempt.as_mut().and_then(|a| a.reply(now, index, sender, noise));
                 if let Some(joined) = joined {
                     self.join(now, path, joined);
                 }
@@ -335,9 +337,12 @@ impl Client {
 
     fn join(&mut self, now: Instant, path: Path, joined: Joined) {
         let Some(attempt) = self.attempt.take() else { return };
-        let Joined { keys, remote, hello, carried, server_key } = joined;
+        let Joined { keys, remote, hello, carried, server_key, rtt } = joined;
         let carried = self.queue.drain(..carried.min(self.queue.len())).collect();
         let mut channel = Channel::new(keys, attempt.local, remote, MAX_DATAGRAM).with_sent(now, carried);
+        if let Some(rtt) = rtt {
+            channel.set_rtt(rtt);
+        }
         let messages = channel.handle_body(now, hello.body).unwrap_or_default();
         let before = self.line.take();
         let moved = before.as_ref().is_some_and(|b| b.observed != hello.observed || b.path != path);

@@ -30,6 +30,10 @@ mod server;
 mod spent;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod world;
 
 use std::net::SocketAddr;
 
