@@ -96,6 +96,11 @@ impl Psk {
     pub fn none() -> Self {
         Psk(Zeroizing::new([0; 32]))
     }
+
+    /// Whether this is [`Psk::none`].
+    pub fn is_none(&self) -> bool {
+        *self.0 == [0; 32]
+    }
 }
 
 impl fmt::Debug for Psk {
