@@ -14,7 +14,7 @@ use crate::{
     forward::ForwardError,
     identity::{CodeError, IdentityError, Name, NameError, ServerName},
     secure::PublicKey,
-    wire::peer::Goodbye,
+    wire::{peer::Goodbye, stream::ResetReason},
 };
 
 /// What can go wrong, by who must act.
@@ -210,6 +210,14 @@ pub enum PeerError {
         /// The host.
         name: Name,
     },
+    /// A stream was reset.
+    #[error("{reason} (host \"{name}\"){}", reset_advice(*reason))]
+    Reset {
+        /// The host.
+        name: Name,
+        /// Why.
+        reason: ResetReason,
+    },
     /// The other peer ended the session.
     #[error("\"{name}\" ended the session: {}", goodbye(*why))]
     Ended {
@@ -360,6 +368,16 @@ fn bind_advice(address: &SocketAddr, source: &io::Error) -> String {
         }
         io::ErrorKind::AddrNotAvailable => "; this computer does not have that address".into(),
         _ => String::new(),
+    }
+}
+
+fn reset_advice(reason: ResetReason) -> &'static str {
+    match reason {
+        ResetReason::Refused => ": is it running there, on the port that was exposed?",
+        ResetReason::Unreachable => ": check the address that was exposed",
+        ResetReason::NoSuchService => ": use a label or port that was exposed, or none for the first one",
+        ResetReason::TooMany => ": close some and try again",
+        _ => "",
     }
 }
 

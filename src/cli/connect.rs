@@ -2,28 +2,26 @@
 
 use std::{
     io::{BufRead, IsTerminal},
+    net::SocketAddr,
     time::Duration,
 };
 
 use punchtunnel::{
-    ConfigError, Error, NetworkError, PeerError,
-    endpoint,
+    ConfigError, Error, PeerError, endpoint,
     forward::LocalRule,
-    identity::{Code, Entry, Name, Trust},
+    identity::{Code, Entry, Name, Pinned, Trust},
     net::{Client, Event, Events, LocalPort, carry_pipes},
     secure::{PublicKey, StaticKey},
-    wire::{peer::Goodbye, server::Decline, stream::ResetReason},
+    wire::{peer::Goodbye, stream::ResetReason},
 };
-use tokio::time::Instant;
 
 use super::{
     args::{ConnectArgs, Secret},
-    door::HostBook,
     narrate::{Narrator, Side, Telling},
     output::Output,
     servers::Servers,
     settings::{Place, Span, usage},
-    stop,
+    stop::Stop,
 };
 
 /// How long `connect` waits for a host that is not there, unless told otherwise: a computer that
@@ -59,18 +57,18 @@ enum Ended {
 
 /// Runs until it is told to stop, until standard input and output have ended, or until it fails.
 pub(crate) async fn run(args: ConnectArgs, place: &Place, output: &Output) -> Result<(), Error> {
+    let mut stop = Stop::listen();
     let mut settings = Settings::from(args, place)?;
-    // Before anything else: a port that is taken is an error at once.
-    let mut ports = Vec::new();
-    for rule in &settings.rules {
-        ports.push(LocalPort::bind(rule).await?);
-    }
     loop {
-        let ended = tokio::select! {
-            ended = once(&settings, &ports, output) => ended?,
-            () = stop::requested() => Ended::Done,
-        };
-        match ended {
+        // Before anything else: a port that is taken is an error at once.
+        let mut ports = Vec::new();
+        for rule in &mut settings.rules {
+            let port = LocalPort::bind(rule).await?;
+            // A port that was chosen stays the same, whatever happens.
+            rule.listen = port.address();
+            ports.push(port);
+        }
+        match once(&settings, ports, output, &mut stop).await? {
             Ended::Done => return Ok(()),
             Ended::WithoutInvite => {
                 output.line("the invite is used or has expired; the host is known, so going on without it");
@@ -150,38 +148,135 @@ fn read_code(Secret(text): Secret) -> Result<Code, Error> {
 }
 
 /// One client, from start to end.
-async fn once(settings: &Settings, ports: &[LocalPort], output: &Output) -> Result<Ended, Error> {
-    let mut builder = Client::builder(settings.name.as_str()).key(settings.key.clone()).admission(HostBook {
-        trust: settings.trust.clone(),
-        name: settings.name.clone(),
-        server: settings.servers.name().clone(),
-    });
+async fn once(
+    settings: &Settings,
+    ports: Vec<LocalPort>,
+    output: &Output,
+    stop: &mut Stop,
+) -> Result<Ended, Error> {
+    let mut builder = Client::builder(settings.name.as_str()).key(settings.key.clone());
     if let Some(key) = settings.host_key {
         builder = builder.host_key(key);
     }
     if let Some(code) = &settings.invite {
-        builder = builder.invite(code);
+        builder = builder.invite(code.clone());
+    }
+    if settings.wait != Duration::MAX {
+        builder = builder.wait(settings.wait);
     }
     let builder = settings.servers.set_up(builder);
     let events = builder.events();
-    let client = builder.start().await?;
-    let serving = async {
-        let ports = ports.iter().map(|port| client.serve(port));
-        futures_join(ports).await;
+    let client = tokio::select! {
+        client = builder.start() => client?,
+        () = stop.requested() => return Ok(Ended::Done),
     };
+    let listening: Vec<_> = ports.iter().map(|port| port.address()).collect();
+    let forwards: Vec<_> = ports.into_iter().map(|port| client.forward(port)).collect();
     let carrying = async {
         match &settings.stdio {
-            Some(service) => carry(&client, service, settings).await,
+            Some(service) => carry(&client, service, &settings.name).await,
             None => std::future::pending().await,
         }
     };
     let result = tokio::select! {
-        result = watch(settings, events, ports, output) => result,
-        result = carrying => result.map(|()| Ended::Done),
-        () = serving => unreachable_end(),
-        () = stop::requested() => Ok(Ended::Done),
+        // Events first: they know more than the error that follows them.
+        biased;
+        ended = watch(settings, &client, events, &listening, output) => ended,
+        carried = carrying => carried.map(|()| Ended::Done),
+        () = stop.requested() => Ok(Ended::Done),
     };
     output.clear();
-    client.stop().await;
+    forwards.iter().for_each(tokio::task::AbortHandle::abort);
+    match (&result, &settings.stdio) {
+        // What the program wrote last may still be on its way.
+        (Ok(Ended::Done), Some(_)) => tokio::select! {
+            () = client.close() => {}
+            () = stop.requested() => {}
+        },
+        _ => client.stop().await,
+    }
+    while !forwards.iter().all(tokio::task::AbortHandle::is_finished) {
+        tokio::task::yield_now().await;
+    }
     result
+}
+
+/// Tells what happens, until it is over.
+async fn watch(
+    settings: &Settings,
+    client: &Client,
+    mut events: Events,
+    listening: &[SocketAddr],
+    output: &Output,
+) -> Result<Ended, Error> {
+    let narrator = settings.narrator();
+    let mut is_listening = false;
+    loop {
+        let event = tokio::select! {
+            biased;
+            event = events.next() => event,
+            error = client.closed() => return settings.judge(error, output),
+        };
+        // The events end with the client.
+        let Some(event) = event else { return settings.judge(client.closed().await, output) };
+        match &event {
+            Event::Endpoint(event) => {
+                settings.servers.remember(event, &settings.trust)?;
+                match narrator.tell(event) {
+                    Telling::Line(text) => output.line(&text),
+                    Telling::Live(text) => output.live(&text),
+                    Telling::Fatal(error) => return settings.judge(error, output),
+                }
+                if matches!(event, endpoint::Event::Connected { .. }) && !is_listening {
+                    is_listening = true;
+                    for (address, rule) in listening.iter().zip(&settings.rules) {
+                        let service = rule.service.as_ref().map(|s| format!(", service {s}")).unwrap_or_default();
+                        output.line(&format!("listening on {address} -> {}{service}", settings.name));
+                    }
+                }
+            }
+            Event::SessionBegan { key, .. } => {
+                let pinned = settings.trust.pin_host(&settings.name, settings.servers.name(), key)?;
+                if pinned == Pinned::New {
+                    let file = settings.trust.home().known_hosts();
+                    output.line(&format!("the key of \"{}\" is in {} now", settings.name, file.display()));
+                }
+            }
+            other => {
+                if let Some(text) = narrator.tell_session(other) {
+                    output.line(&text);
+                }
+            }
+        }
+    }
+}
+
+impl Settings {
+    /// Whether it is over, or goes on in another way.
+    fn judge(&self, error: Error, output: &Output) -> Result<Ended, Error> {
+        match error {
+            Error::Config(ConfigError::InviteRefused { .. }) if self.host_key.is_some() => {
+                Ok(Ended::WithoutInvite)
+            }
+            Error::Peer(PeerError::Ended { why: Goodbye::Stopped | Goodbye::Unknown, .. })
+                if self.stdio.is_none() =>
+            {
+                output.line(&format!("{error}; its connections are reset, waiting for it to come back"));
+                Ok(Ended::HostStopped)
+            }
+            error => Err(error),
+        }
+    }
+}
+
+/// Joins a service with standard input and output.
+async fn carry(client: &Client, service: &str, name: &Name) -> Result<(), Error> {
+    let stream = client.open(Some(service).filter(|service| !service.is_empty())).await?;
+    carry_pipes(stream, tokio::io::stdin(), tokio::io::stdout()).await.map_err(|error| {
+        let reason = error.get_ref().and_then(|inner| inner.downcast_ref::<ResetReason>());
+        match reason {
+            Some(reason) => PeerError::Reset { name: name.clone(), reason: *reason }.into(),
+            None => ConfigError::Stdio(format!("cannot write to standard output: {error}")).into(),
+        }
+    })
 }

@@ -1,8 +1,7 @@
-//! The door of a host, and what `connect` writes down about it: [`Admission`] by the files of a home.
+//! The door of a host: [`Admission`] by the files of a home.
 
 use punchtunnel::{
-    error::ConfigError,
-    identity::{IdentityError, Name, ServerName, Trust},
+    identity::{IdentityError, Name, Trust},
     net::{Admission, Question},
     secure::{Psk, PublicKey},
     wire::{peer::Goodbye, server::Decline},
@@ -50,33 +49,6 @@ impl Admission for HostDoor {
             Ok(false) => Err(Goodbye::Unauthorised),
             Err(error) => {
                 tracing::error!(%error, "a client is not let in, because a file cannot be used");
-                Err(Goodbye::Unauthorised)
-            }
-        }
-    }
-}
-
-/// Writes down, on the client's side, which host has proved itself.
-pub(crate) struct HostBook {
-    /// The files.
-    pub(crate) trust: Trust,
-    /// The host's name.
-    pub(crate) name: Name,
-    /// The server at which it has that name.
-    pub(crate) server: ServerName,
-}
-
-impl Admission for HostBook {
-    fn ask(&self, question: Question) {
-        // A client lets nobody in.
-        question.decline(Decline::Unauthorised);
-    }
-
-    fn admitted(&self, key: &PublicKey, _invite: Option<u64>) -> Result<(), Goodbye> {
-        match self.trust.pin_host(&self.name, &self.server, key) {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                tracing::error!(error = %ConfigError::from(error), "the host's key is not written down");
                 Err(Goodbye::Unauthorised)
             }
         }

@@ -18,7 +18,7 @@ use super::{
     output::{Output, answer},
     servers::Servers,
     settings::{Place, unix_now, usage},
-    stop,
+    stop::Stop,
 };
 
 /// How often the server's name is looked up again while it has no address: a computer that has just
@@ -36,6 +36,7 @@ struct Settings {
 
 /// Runs the host until it is told to stop, or can never work.
 pub(crate) async fn run(args: ExposeArgs, place: &Place, output: &Output) -> Result<(), Error> {
+    let mut stop = Stop::listen();
     let (wants_invite, ttl) = (args.invite, args.invite_ttl);
     let settings = Settings::from(args, place)?;
     if wants_invite {
@@ -47,10 +48,7 @@ pub(crate) async fn run(args: ExposeArgs, place: &Place, output: &Output) -> Res
             "nobody is let in yet: \"punchtunnel invite {name}\" makes a one-time code for a new client"
         ));
     }
-    tokio::select! {
-        result = serve(&settings, output) => result,
-        () = stop::requested() => Ok(()),
-    }
+    serve(&settings, output, &mut stop).await
 }
 
 impl Settings {
@@ -67,7 +65,7 @@ impl Settings {
     }
 }
 
-async fn serve(settings: &Settings, output: &Output) -> Result<(), Error> {
+async fn serve(settings: &Settings, output: &Output, stop: &mut Stop) -> Result<(), Error> {
     let (host, events) = loop {
         let mut builder = Host::builder(settings.name.as_str())
             .key(settings.key.clone())
@@ -77,11 +75,18 @@ async fn serve(settings: &Settings, output: &Output) -> Result<(), Error> {
         }
         let builder = settings.servers.set_up(builder);
         let events = builder.events();
-        match builder.start().await {
+        let started = tokio::select! {
+            started = builder.start() => started,
+            () = stop.requested() => return Ok(()),
+        };
+        match started {
             Ok(host) => break (host, events),
             Err(error @ Error::Network(NetworkError::Resolve { .. })) => {
                 output.live(&format!("{error}; trying on"));
-                tokio::time::sleep(LOOK_UP_AGAIN).await;
+                tokio::select! {
+                    () = tokio::time::sleep(LOOK_UP_AGAIN) => {}
+                    () = stop.requested() => return Ok(()),
+                }
             }
             Err(error) => return Err(error),
         }
@@ -91,7 +96,7 @@ async fn serve(settings: &Settings, output: &Output) -> Result<(), Error> {
     }
     let result = tokio::select! {
         result = watch(settings, events, output) => result,
-        () = stop::requested() => Ok(()),
+        () = stop.requested() => Ok(()),
     };
     output.clear();
     host.stop().await;
@@ -114,7 +119,6 @@ async fn watch(settings: &Settings, mut events: Events, output: &Output) -> Resu
                     Telling::Line(text) => output.line(&text),
                     Telling::Live(text) => output.live(&text),
                     Telling::Fatal(error) => return Err(error),
-                    Telling::Silent => {}
                 }
             }
             other => {

@@ -5,12 +5,19 @@
 
 mod args;
 mod clients;
+mod connect;
+mod demo;
+mod door;
+mod expose;
 mod hosts;
 mod invite;
 mod key;
 mod narrate;
 mod output;
+mod rendezvous;
+mod servers;
 mod settings;
+mod stop;
 
 use std::process::ExitCode;
 
@@ -50,6 +57,19 @@ fn execute(command: Command, place: &Place, output: &Output) -> Result<(), Error
         Command::Clients(args) => clients::run(args, place, output),
         Command::Hosts(args) => hosts::run(args, place, output),
         Command::Key => key::run(place),
-        _ => Ok(()),
+        Command::Rendezvous(args) => drive(rendezvous::run(args, place, output)),
+        Command::Expose(args) => drive(expose::run(args, place, output)),
+        Command::Connect(args) => drive(connect::run(args, place, output)),
+        Command::Demo(args) => drive(demo::run(args, output)),
     }
+}
+
+/// Runs what waits for the network.
+fn drive(work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| Error::Internal(format!("the runtime does not start: {e}")))?;
+    let result = runtime.block_on(work);
+    // A thread may wait for standard input, which nobody is going to write to any more.
+    runtime.shutdown_background();
+    result
 }

@@ -41,8 +41,6 @@ pub(crate) enum Side {
     Client {
         /// The host's line in `known_hosts`, and where that file is.
         known: Option<(Entry, PathBuf)>,
-        /// How long it waits for the host.
-        wait: Duration,
     },
 }
 
@@ -55,8 +53,6 @@ pub(crate) enum Telling {
     Live(String),
     /// The run is over.
     Fatal(Error),
-    /// Nothing that a person needs.
-    Silent,
 }
 
 impl Narrator {

@@ -6,11 +6,12 @@ use super::{
     args::{RendezvousArgs, parse_listen},
     output::Output,
     settings::Place,
-    stop,
+    stop::Stop,
 };
 
 /// Runs the server until it is told to stop.
 pub(crate) async fn run(args: RendezvousArgs, place: &Place, output: &Output) -> Result<(), Error> {
+    let mut stop = Stop::listen();
     let data = place.one(args.data, "data")?.unwrap_or_else(|| place.home.server_data());
     let listen = place.many(args.listen.into_iter().map(Listen).collect(), "listen")?;
     let probe_ports = place.many(args.probe_port, "probe-port")?;
@@ -29,7 +30,7 @@ pub(crate) async fn run(args: RendezvousArgs, place: &Place, output: &Output) ->
     output.line(&format!("probes are answered on {} (TCP)", list(server.probe_addresses())));
     output.line(&format!("names are kept in {}", data.display()));
     output.line(&format!("the key of this server is {}", server.public_key()));
-    server.run(stop::requested()).await;
+    server.run(async move { stop.requested().await }).await;
     output.line("stopped");
     Ok(())
 }

@@ -38,6 +38,17 @@ impl Servers {
         Ok(Servers { server, key, pin, is_pinned, probe })
     }
 
+    /// After a first contact: there may be a pin now.
+    pub(crate) fn learn(&mut self, place: &Place) -> Result<(), Error> {
+        let Some(entry) = place.trust().server(&self.server)? else { return Ok(()) };
+        self.is_pinned = true;
+        if self.key.is_none() {
+            self.key = Some(entry.key);
+            self.pin = Some((place.home.known_servers(), entry.line));
+        }
+        Ok(())
+    }
+
     /// The rendezvous server.
     pub(crate) fn name(&self) -> &ServerName {
         &self.server

@@ -17,7 +17,7 @@ fn narrator(side: Side) -> Narrator {
 }
 
 fn client() -> Narrator {
-    narrator(Side::Client { known: None, wait: Duration::from_secs(300) })
+    narrator(Side::Client { known: None })
 }
 
 fn address() -> SocketAddr {
@@ -60,7 +60,7 @@ fn each_step_is_a_sentence_with_its_time() {
         ),
         (
             Event::NatFound { peer: PEER, predictions: vec![prediction], took },
-            "NAT found: 198.51.100.7 keeps ports (endpoint-independent), 41 ms",
+            "NAT found: 198.51.100.7 uses one port for all destinations (endpoint-independent mapping), 41 ms",
         ),
         (
             Event::Connected { peer: PEER, remote: address(), lan: false, took, rtt: None, links: 1 },
@@ -92,7 +92,7 @@ fn a_silent_server_ends_connect_after_ten_seconds_and_expose_never() {
 fn a_changed_host_key_is_told_in_the_words_of_ssh_with_the_line_to_remove() {
     let entry = Entry { line: 7, label: "myhost@vps:7862".into(), key: PublicKey([2; 32]) };
     let known = Some((entry, "/home/me/known_hosts".into()));
-    let narrator = narrator(Side::Client { known, wait: Duration::from_secs(1) });
+    let narrator = narrator(Side::Client { known });
     for event in [Event::NotProved, Event::Declined(Decline::Handshake)] {
         let (text, code) = fatal(narrator.tell(&event));
         assert!(text.contains("REMOTE HOST IDENTIFICATION HAS CHANGED"), "{text}");
