@@ -96,7 +96,7 @@ pub enum Packet<'a> {
     },
     /// The server will not have it.
     Refuse {
-        /// Index of the client (0 where the client named none).
+        /// The index that the question named: the sender of HELLO or INIT, the receiver of DATA.
         index: u32,
         /// The version that the server speaks.
         version: u8,
