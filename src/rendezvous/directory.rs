@@ -173,7 +173,15 @@ impl Directory {
         }
     }
 
-    fn answer(&mut self, at: Arrival, client: NodeRef, request: u32, wanted: Wanted, host: NodeRef, key: PublicKey) {
+    fn answer(
+        &mut self,
+        at: Arrival,
+        client: NodeRef,
+        request: u32,
+        wanted: Wanted,
+        host: NodeRef,
+        key: PublicKey,
+    ) {
         let Some(hello) = wanted.hello else {
             return self.say(client, FromServer::Found { request, key: key.0 });
         };
@@ -198,7 +206,12 @@ impl Directory {
             if relation.host.node == host && relation.reply.is_none() && relation.name == name {
                 self.relations.remove(id);
                 let Side { node, number } = relation.client;
-                self.keep(unix_secs, node, number, Wanted { name: relation.name, hello: Some(relation.hello) });
+                self.keep(
+                    unix_secs,
+                    node,
+                    number,
+                    Wanted { name: relation.name, hello: Some(relation.hello) },
+                );
             }
         }
     }
@@ -256,7 +269,8 @@ impl Directory {
     fn cancel(&mut self, node: NodeRef, number: u32) {
         self.forget(node, number);
         if let Some((id, relation)) = self.relations.find(node, number) {
-            let other = if relation.client == (Side { node, number }) { relation.host } else { relation.client };
+            let other =
+                if relation.client == (Side { node, number }) { relation.host } else { relation.client };
             self.relations.remove(id);
             self.say(other.node, FromServer::Gone { relation: other.number });
         }
