@@ -18,7 +18,9 @@ use punchtunnel::{
         },
         probe::{self, MAX_ANSWER, ProbeAnswer, ProbeQuestion},
         record::{self, TAG},
-        server::{ClientHello, Decline, FromServer, NameRefusal, RequestRefusal, ServerHello, ToServer},
+        server::{
+            ClientHello, Decline, FromServer, NameRefusal, PING_PROOF, RequestRefusal, ServerHello, ToServer,
+        },
         stream::{MAX_LABEL, MAX_OPEN, OpenRequest, ResetReason},
     },
 };
@@ -119,7 +121,7 @@ fn probes(vectors: &mut Vectors) {
         assert_eq!(probe::parse_preamble(bytes), Ok(purpose));
         vectors.add(&format!("preamble {purpose:?}"), &bytes);
     }
-    let question = ProbeQuestion { batch: [0xaa; 16], number: 2, count: 3 };
+    let question = ProbeQuestion { batch: [0xaa; 16], number: 2, count: 3, local: 1, local_port: 40_001 };
     assert_eq!(ProbeQuestion::parse(&question.encode()), Ok(question));
     vectors.add("probe question", &question.encode());
     vectors.body("probe answer", ProbeAnswer { observed: v4(), at_us: 1_000_000, prediction: None });
@@ -169,7 +171,7 @@ fn to_server(vectors: &mut Vectors) {
         ToServer::Accept { relation: 70_000, reply: blob(0) },
         ToServer::Decline { relation: 2, why: Decline::Invite },
         ToServer::Relay { relation: 2, datagram: blob(3) },
-        ToServer::Ping,
+        ToServer::Ping { proof: blob(3) },
     ] {
         // A message that is not listed above does not compile here.
         let name = match message {
@@ -181,7 +183,7 @@ fn to_server(vectors: &mut Vectors) {
             ToServer::Accept { .. } => "Accept",
             ToServer::Decline { .. } => "Decline",
             ToServer::Relay { .. } => "Relay",
-            ToServer::Ping => "Ping",
+            ToServer::Ping { .. } => "Ping",
         };
         vectors.body(&format!("to server {name}"), message);
     }
@@ -201,7 +203,7 @@ fn to_server(vectors: &mut Vectors) {
             ack: 1,
             seq: 200,
             kept: vec![ToServer::Unregister, ToServer::Cancel { request: 4 }],
-            once: vec![ToServer::Ping],
+            once: vec![ToServer::Ping { proof: blob(1) }],
         },
     );
 }
@@ -218,7 +220,7 @@ fn from_server(vectors: &mut Vectors) {
         FromServer::Declined { request: 1, why: Decline::Busy },
         FromServer::Relay { relation: 9, datagram: blob(3) },
         FromServer::Gone { relation: 9 },
-        FromServer::Pong { observed: v4() },
+        FromServer::Pong { observed: v4(), proof: blob(3) },
     ] {
         let name = match message {
             FromServer::Registered => "Registered",
@@ -236,7 +238,7 @@ fn from_server(vectors: &mut Vectors) {
         vectors.body(&format!("from server {name}"), message);
     }
     vectors.body("from server Absent, seen", FromServer::Absent { request: 1, last_seen: Some(86_400) });
-    for why in [NameRefusal::Owned, NameRefusal::Malformed, NameRefusal::Full] {
+    for why in [NameRefusal::Owned, NameRefusal::Malformed, NameRefusal::Full, NameRefusal::Taken] {
         vectors.body(&format!("name refusal {why:?}"), why);
     }
     for why in [RequestRefusal::Malformed, RequestRefusal::Full] {
@@ -377,6 +379,11 @@ fn the_largest_of_every_message_fits_where_it_travels() {
         lan: vec![address; MAX_LAN],
     };
     assert!(wire::encode(&predicted).len() <= room(MAX_PEER_DATAGRAM));
+
+    // A pong is never longer than its ping.
+    let ping = ToServer::Ping { proof: blob(PING_PROOF) };
+    let pong = FromServer::Pong { observed: address, proof: blob(COOKIE) };
+    assert!(wire::encode(&pong).len() <= wire::encode(&ping).len());
 
     let answer = ProbeAnswer { observed: address, at_us: u64::MAX, prediction: Some(largest_prediction()) };
     assert!(wire::encode(&answer).len() <= MAX_ANSWER);
