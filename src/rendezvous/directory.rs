@@ -21,7 +21,7 @@ use super::{
 use crate::{
     secure::PublicKey,
     wire::{
-        Blob,
+        Blob, MAX_BODY,
         server::{Decline, FromServer, NameRefusal, RequestRefusal, ToServer},
     },
 };
@@ -217,7 +217,7 @@ impl Directory {
     }
 
     fn want(&mut self, at: Arrival, node: NodeRef, request: u32, name: String, hello: Option<Blob>) {
-        if !is_name(&name) {
+        if !is_name(&name) || hello.as_ref().is_some_and(|hello| hello.0.len() > MAX_BODY) {
             return self.say(node, FromServer::NotKept { request, why: RequestRefusal::Malformed });
         }
         self.forget(node, request);
@@ -284,6 +284,10 @@ impl Directory {
     }
 
     fn accept(&mut self, node: NodeRef, number: u32, reply: Blob) {
+        if reply.0.len() > MAX_BODY {
+            // It could not be passed on.
+            return self.decline(node, number, Decline::Handshake);
+        }
         let Some((client, host)) = self.relations.accept(node, number, reply.clone()) else { return };
         self.introduced(client, host, reply);
         let addresses = self.common_addresses(host.node, client.node);
