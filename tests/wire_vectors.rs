@@ -259,6 +259,7 @@ fn peer(vectors: &mut Vectors) {
         id: ROUND,
         plan: 1,
         budget: 512,
+        window_ms: 900,
         digest: 0x1112_1314_1516_1718,
         after_us: 400_000,
         sample: 5,

@@ -244,6 +244,8 @@ impl Reader<'_> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -275,6 +277,25 @@ mod tests {
         let other_version = [0, 0, 0, 0, KIND_INIT, VERSION + 1, 0];
         assert!(matches!(Packet::parse(&other_version), Err(WireError::Version { .. })));
         assert_eq!(Packet::parse(&other_version[..REFUSE - 1]), Err(WireError::Truncated));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_packet_or_an_error(
+            kind in 0u8..8,
+            mut bytes in prop::collection::vec(any::<u8>(), 0..MAX_DATAGRAM + 2),
+        ) {
+            if let Some(at) = bytes.get_mut(4) {
+                *at = kind;
+            }
+            if let Some(at) = bytes.get_mut(5) {
+                *at = *at % 2 + VERSION;
+            }
+            if let Ok(packet) = Packet::parse(&bytes) {
+                let again = packet.encode();
+                prop_assert_eq!(Packet::parse(&again), Ok(packet));
+            }
+        }
     }
 
     #[test]
