@@ -101,7 +101,7 @@ impl Client {
         let request = OpenRequest { service: service.map(Into::into) };
         match self.reach(|phase| phase.tunnel().is_some()).await {
             Phase::Over(failure) => Err(failure.into_error(&self.asked)),
-            phase => match phase.tunnel().map(|tunnel| tunnel.open(&request)) {
+            phase => match phase.tunnel().map(|tunnel| tunnel.open(request)) {
                 Some(Ok(stream)) => Ok(stream),
                 Some(Err(ResetReason::SessionEnded)) | None => Err(self.closed().await),
                 Some(Err(reason)) => Err(ConfigError::Usage(reason.to_string()).into()),
@@ -120,7 +120,7 @@ impl Client {
                 async move {
                     let known = phase.wait_for(|phase| phase.tunnel().is_some() || phase.is_over()).await;
                     let tunnel = known.ok().and_then(|phase| phase.tunnel().cloned());
-                    tunnel.ok_or(ResetReason::SessionEnded)?.open(&request)
+                    tunnel.ok_or(ResetReason::SessionEnded)?.open(request)
                 }
             })
             .await;

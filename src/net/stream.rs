@@ -189,13 +189,13 @@ impl Drop for Stream {
                     id: self.id,
                     rest: Bytes::new(),
                     finished: AtomicBool::new(true),
-                    ended: AtomicBool::new(false),
+                    // So that dropping it, where the runtime has no time for the task, is the end of it.
+                    ended: AtomicBool::new(true),
                 };
                 tokio::spawn(async move {
                     if let Ok(Some(_)) = rest.next_chunk().await {
                         rest.abort(ResetReason::Reset);
                     }
-                    rest.ended.store(true, Ordering::Relaxed);
                 });
             }
             _ => self.tunnel.reset(self.id, ResetReason::Reset),

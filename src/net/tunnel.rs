@@ -220,7 +220,7 @@ impl Tunnel {
     ///
     /// # Errors
     /// Too many streams, or the session has ended.
-    pub(crate) fn open(self: &Arc<Self>, request: &OpenRequest) -> Result<Stream, ResetReason> {
+    pub(crate) fn open(self: &Arc<Self>, request: OpenRequest) -> Result<Stream, ResetReason> {
         let id = {
             let mut state = self.lock();
             let id = state.session.open(clock::now(), request).map_err(|error| match error {

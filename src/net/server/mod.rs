@@ -28,7 +28,7 @@ use super::{clock, limits, udp};
 use crate::{
     error::{ConfigError, Error},
     identity,
-    rendezvous::{self, Limits, Source, Stats, probes::Batches},
+    rendezvous::{self, Batches, Limits, Source, Stats},
     secure::{PublicKey, StaticKey},
     wire::{
         DEFAULT_PORT, DEFAULT_PROBE_PORT, MAX_DATAGRAM,
