@@ -27,12 +27,8 @@ struct Running {
 }
 
 async fn server() -> Running {
-    let server = Server::builder()
-        .listen("127.0.0.1:0".parse().unwrap())
-        .probe_ports([0])
-        .bind()
-        .await
-        .unwrap();
+    let server =
+        Server::builder().listen("127.0.0.1:0".parse().unwrap()).probe_ports([0]).bind().await.unwrap();
     let address = server.addresses()[0].to_string();
     let probe_port = server.probe_addresses()[1].port();
     let key = server.public_key();
@@ -361,7 +357,10 @@ fn a_client_that_nobody_let_in_is_told_so() {
         let (host, _) = host(&server, &["1"]).await;
         let result = server.client("h").host_key(host.public_key()).connect().await;
         let error = result.err().unwrap();
-        assert!(matches!(error, punchtunnel::Error::Peer(punchtunnel::PeerError::Unauthorised { .. })), "{error}");
+        assert!(
+            matches!(error, punchtunnel::Error::Peer(punchtunnel::PeerError::Unauthorised { .. })),
+            "{error}"
+        );
     });
 }
 

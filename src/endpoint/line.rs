@@ -122,7 +122,8 @@ impl Line {
                             self.clock.path_changed();
                         }
                     }
-                    let r = self.clock.pong(now, sample, held_us); eprintln!("pong {sample} from {from:?} {r:?} {:?}", self.clock.smoothed());
+                    let r = self.clock.pong(now, sample, held_us);
+                    eprintln!("pong {sample} from {from:?} {r:?} {:?}", self.clock.smoothed());
                     if r.is_some() {
                         self.relay_ping = None;
                     }

@@ -225,14 +225,7 @@ impl Agent {
         }
     }
 
-    fn begin(
-        &mut self,
-        peer: PeerId,
-        key: PublicKey,
-        invite: Option<u64>,
-        keys: EpochKeys,
-        initiator: bool,
-    ) {
+    fn begin(&mut self, peer: PeerId, key: PublicKey, invite: Option<u64>, keys: EpochKeys, initiator: bool) {
         if let Err(why) = self.admission.admitted(&key, invite) {
             self.endpoint.handle(clock::now(), Input::End { peer, why });
             return;
