@@ -315,6 +315,11 @@ impl Client {
         Some(self.line.as_ref()?.local)
     }
 
+    /// Everything that is to arrive has arrived, or there is nobody to send it to.
+    pub fn is_idle(&self) -> bool {
+        self.line.as_ref().is_none_or(|line| line.channel.is_idle())
+    }
+
     /// The server's address.
     pub fn server(&self) -> SocketAddr {
         self.server
