@@ -115,11 +115,16 @@ impl Line {
                     self.channel.send_once(now, PeerMessage::Pong { sample, held_us: 0 });
                 }
                 PeerMessage::Pong { sample, held_us } => {
-                    if self.clock.pong(now, sample, held_us).is_some() {
-                        self.relay_ping = None;
-                    }
                     if let Some(from) = from {
+                        let before = self.hole.direct();
                         self.hole.handle_pong(now, from);
+                        if self.hole.direct() != before {
+                            self.clock.path_changed();
+                        }
+                    }
+                    let r = self.clock.pong(now, sample, held_us); eprintln!("pong {sample} from {from:?} {r:?} {:?}", self.clock.smoothed());
+                    if r.is_some() {
+                        self.relay_ping = None;
                     }
                     self.set_rtt();
                 }

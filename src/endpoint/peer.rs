@@ -211,7 +211,7 @@ impl Peer {
     }
 
     fn overdue(round: &Round, now: Instant) -> bool {
-        round.end().map_or(round.age(now) > ATTEMPT, |end| end <= now)
+        round.end().map_or(round.age(now) >= ATTEMPT, |end| end <= now)
     }
 
     /// The initiator's part: starts rounds, and gives them up.
@@ -224,7 +224,7 @@ impl Peer {
         };
         if round.end().is_some_and(|end| end <= now) {
             self.round_failed(now, "no connection was completed".into(), env);
-        } else if round.at.is_none() && round.age(now) > PREPARE {
+        } else if round.at.is_none() && round.age(now) >= PREPARE {
             let why = if round.mine.is_none() {
                 "the probes got no answer"
             } else {
@@ -538,7 +538,8 @@ impl Peer {
     /// When to call [`advance`](Self::advance) again.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let round = self.round.as_ref().and_then(|r| {
-            let prepare = r.at.is_none().then(|| r.begun() + PREPARE);
+            let patience = if self.initiator { PREPARE } else { ATTEMPT };
+            let prepare = r.at.is_none().then(|| r.begun() + patience);
             [r.deadline(), r.end(), prepare].into_iter().flatten().min()
         });
         let proof = self.fresh.iter().chain((!self.is_announced()).then_some(&self.line));

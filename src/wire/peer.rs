@@ -25,6 +25,7 @@ pub struct PeerHello {
     /// Index under which the client expects DATA.
     pub index: u32,
     /// The session to begin or to go on with.
+    #[serde(with = "super::bin")]
     pub session: [u8; 16],
     /// The invite that the client was given: its public part.
     pub invite: Option<u64>,
