@@ -146,6 +146,8 @@ struct Conn {
     rtt: Duration,
     opened: Instant,
     timer: Option<Instant>,
+    /// What of it is in the stack's timers.
+    armed: Option<Instant>,
     closed: bool,
     peer_closed: bool,
 }
@@ -156,6 +158,7 @@ pub struct Stack {
     addresses: Vec<IpAddr>,
     conns: BTreeMap<SockId, Conn>,
     tuples: BTreeMap<(SocketAddr, SocketAddr), SockId>,
+    timers: BTreeSet<(Instant, SockId)>,
     listeners: BTreeSet<u16>,
     last: u64,
     out: VecDeque<Segment>,
@@ -208,6 +211,7 @@ impl Stack {
             conn.ttl = ttl;
         }
         self.send_opening(now, id);
+        self.arm(id);
         Ok(id)
     }
 
@@ -216,6 +220,7 @@ impl Stack {
         if let Some(conn) = self.conns.get_mut(&id).filter(|c| !c.closed) {
             conn.queued.extend(bytes.chunks(MSS).map(|chunk| (chunk.to_vec(), false)));
             self.pump(now, id);
+            self.arm(id);
         }
     }
 
@@ -228,6 +233,7 @@ impl Stack {
             conn.closed = true;
             conn.queued.push_back((Vec::new(), true));
             self.pump(now, id);
+            self.arm(id);
         }
     }
 
@@ -268,18 +274,18 @@ impl Stack {
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.conns.values().filter_map(|conn| conn.timer).min()
+        self.timers.first().map(|(at, _)| *at)
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
-        let due: Vec<SockId> = self
-            .conns
-            .iter()
-            .filter(|(_, conn)| conn.timer.is_some_and(|at| at <= now))
-            .map(|(&id, _)| id)
-            .collect();
-        for id in due {
+        while let Some(&(at, id)) = self.timers.first()
+            && at <= now
+        {
+            if let Some(conn) = self.conns.get_mut(&id) {
+                conn.timer = None;
+            }
             self.expire(now, id);
+            self.arm(id);
         }
     }
 
@@ -303,6 +309,7 @@ impl Stack {
                     conn.expected = segment.seq + 1;
                 }
                 self.send_opening(now, id);
+                self.arm(id);
             } else if !flags.rst {
                 self.out.push_back(segment.answer(segment.packet.reset()));
             }
@@ -313,6 +320,7 @@ impl Stack {
             State::SynReceived => self.handle_syn_received(now, id, flags, segment),
             State::Established => self.handle_established(now, id, flags, segment),
         }
+        self.arm(id);
     }
 
     fn handle_syn_sent(&mut self, now: Instant, id: SockId, flags: Flags, segment: Segment) {
@@ -512,6 +520,7 @@ impl Stack {
             rtt: Duration::from_millis(100),
             opened: now,
             timer: None,
+            armed: None,
             closed: false,
             peer_closed: false,
         };
@@ -585,9 +594,20 @@ impl Stack {
         }
     }
 
+    /// Notes a connection's timer as it is now.
+    fn arm(&mut self, id: SockId) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        if conn.armed != conn.timer {
+            conn.armed.take().map(|at| self.timers.remove(&(at, id)));
+            conn.armed = conn.timer;
+            self.timers.extend(conn.timer.map(|at| (at, id)));
+        }
+    }
+
     fn remove(&mut self, id: SockId) {
         if let Some(conn) = self.conns.remove(&id) {
             self.tuples.remove(&(conn.local, conn.remote));
+            conn.armed.map(|at| self.timers.remove(&(at, id)));
         }
     }
 }
