@@ -1,0 +1,150 @@
+//! Real kernels and the real binary: network namespaces, TUN devices, and the NAT model in between.
+//!
+//! The whole lab runs inside private namespaces (see [`namespace`]), so that it needs nothing from the
+//! machine and leaves nothing behind. Where that is not to be had every test says so by its name.
+#![allow(unreachable_pub, missing_docs, reason = "a program of its own, without an interface")]
+#![allow(clippy::disallowed_methods, reason = "the lab has real clocks and no seeds to keep")]
+
+mod error;
+mod flows;
+mod ground;
+mod link;
+mod namespace;
+#[path = "../nat_model/mod.rs"]
+mod nat_model;
+mod network;
+mod packet;
+mod process;
+mod router;
+mod tun;
+mod world;
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::ExitCode,
+    sync::{PoisonError, RwLock},
+};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::{error::Result, namespace::Privilege, process::Record};
+
+/// A test: its name, what it does, and what it needs.
+struct Cell {
+    name: String,
+    run: Box<dyn FnOnce(&Record) -> Result<()> + Send>,
+    needs: Needs,
+}
+
+/// What a test needs beyond the lab itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    /// No other test beside it: it measures time.
+    Quiet,
+    /// OpenSSH, and several user ids for its server.
+    OpenSsh,
+}
+
+impl Cell {
+    fn new(
+        name: impl Into<String>,
+        needs: Needs,
+        run: impl FnOnce(&Record) -> Result<()> + Send + 'static,
+    ) -> Self {
+        Self { name: name.into(), run: Box::new(run), needs }
+    }
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Worlds are cheap, but what runs in them is not: more at a time only wait for each other.
+    arguments.test_threads = arguments.test_threads.or(Some(2));
+    let cells = cells();
+    if arguments.list {
+        return finish(&arguments, cells.into_iter().map(|cell| cell.trial(Ok(Privilege::Root))).collect());
+    }
+    match namespace::inner() {
+        Some(privilege) => {
+            obey_signals();
+            if let Err(error) = namespace::furnish() {
+                eprintln!("lab: {error}");
+                return ExitCode::FAILURE;
+            }
+            finish(&arguments, cells.into_iter().map(|cell| cell.trial(Ok(privilege))).collect())
+        }
+        None => match namespace::privilege() {
+            Ok(privilege) => {
+                eprintln!("lab: {}", namespace::replace_process(privilege));
+                ExitCode::FAILURE
+            }
+            Err(why) => {
+                finish(&arguments, cells.into_iter().map(|cell| cell.trial(Err(why.clone()))).collect())
+            }
+        },
+    }
+}
+
+/// Everything that the lab tests.
+fn cells() -> Vec<Cell> {
+    let mut cells = Vec::new();
+    cells.extend(ground::cells());
+    cells
+}
+
+fn finish(arguments: &Arguments, trials: Vec<Trial>) -> ExitCode {
+    let conclusion = libtest_mimic::run(arguments, trials);
+    if conclusion.num_ignored > 0 && !arguments.list {
+        eprintln!("lab: {} tests skipped", conclusion.num_ignored);
+    }
+    conclusion.exit_code()
+}
+
+impl Cell {
+    /// The test as the harness wants it; an ignored one, by name and with the reason, where it cannot run.
+    fn trial(self, privilege: std::result::Result<Privilege, String>) -> Trial {
+        let obstacle = match (privilege, self.needs) {
+            (Err(why), _) => Some(why),
+            (Ok(privilege), Needs::OpenSsh) => namespace::openssh(privilege).err(),
+            (Ok(_), Needs::Nothing | Needs::Quiet) => None,
+        };
+        if let Some(why) = obstacle {
+            eprintln!("lab: {} skipped: {why}", self.name);
+            return Trial::test(self.name, || Ok(())).with_ignored_flag(true);
+        }
+        let Self { name, run, needs } = self;
+        Trial::test(name, move || {
+            /// Whoever measures time runs alone.
+            static QUIET: RwLock<()> = RwLock::new(());
+            let (_alone, _beside) = match needs {
+                Needs::Quiet => (Some(QUIET.write().unwrap_or_else(PoisonError::into_inner)), None),
+                _ => (None, Some(QUIET.read().unwrap_or_else(PoisonError::into_inner))),
+            };
+            let record = Record::new();
+            let words = match catch_unwind(AssertUnwindSafe(|| run(&record))) {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(failure)) => failure.to_string(),
+                Err(_) => "it panicked".to_owned(),
+            };
+            Err(Failed::from(format!("{words}\n--- what everybody said ---\n{}", record.read())))
+        })
+    }
+}
+
+/// The first process of a namespace is deaf to signals that it does not ask for, Ctrl-C among them.
+fn obey_signals() {
+    use tokio::signal::unix::{SignalKind, signal};
+    std::thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+        let Ok(runtime) = runtime else { return };
+        runtime.block_on(async {
+            let (Ok(mut interrupt), Ok(mut terminate)) =
+                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+            else {
+                return;
+            };
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            std::process::exit(130);
+        });
+    });
+}
