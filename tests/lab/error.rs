@@ -19,13 +19,6 @@ pub fn ensure(condition: bool, words: impl FnOnce() -> String) -> Result<()> {
     if condition { Ok(()) } else { Err(Failure(words())) }
 }
 
-impl Failure {
-    /// The same failure with more to read below it.
-    pub fn with(self, more: impl fmt::Display) -> Self {
-        Self(format!("{}\n{more}", self.0))
-    }
-}
-
 impl From<String> for Failure {
     fn from(words: String) -> Self {
         Self(words)

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     process::Command,
     time::{Duration, Instant},
 };
@@ -14,11 +14,11 @@ use crate::{
     error::{Result, ensure, failed},
     flows::Fate,
     link::Line,
-    namespace::Namespace,
     nat_model::{Behaviour, Filtering, Unsolicited},
     network::INTERNET,
     process::{PATIENCE, Record, run},
-    world::{Gateway, Host, Plan, World},
+    side::{Side, Trio},
+    world::{Gateway, Host, Plan},
 };
 
 /// The port that each side punches from, in its own namespace.
@@ -48,6 +48,10 @@ pub fn cells() -> Vec<Cell> {
         Cell::new("ground::a_time_to_live_that_ends_on_the_way_is_reported", Needs::Nothing, time_exceeded),
         Cell::new("ground::a_connection_that_is_reset_on_purpose_ends_on_both_sides", Needs::Nothing, killed),
     ];
+    cells.extend([
+        Cell::new("ground::two_hosts_of_one_lan_reach_each_other_and_share_an_address", Needs::Nothing, lan),
+        Cell::new("ground::two_homes_of_one_carrier_open_through_its_hairpin", Needs::Nothing, carrier),
+    ]);
     let punches = [
         (model(Behaviour::linux(Drop)), model(Behaviour::linux(Drop)), true),
         (model(Behaviour::linux(Reset)), model(Behaviour::linux(Reset)), true),
@@ -62,6 +66,8 @@ pub fn cells() -> Vec<Cell> {
         (kernel(Drop), kernel(Drop), true),
         (kernel(Reset), kernel(Reset), true),
         (kernel(Drop), model(Behaviour::linux(Reset)), true),
+        (kernel(Unsolicited::Icmp), model(Behaviour::linux(Unsolicited::Icmp)), true),
+        (Side::Firewall(Behaviour::linux(Drop)), Side::KernelFirewall, true),
     ];
     for (one, other, connects) in punches {
         let verb = if connects { "open" } else { "do_not_open" };
@@ -71,40 +77,9 @@ pub fn cells() -> Vec<Cell> {
     cells
 }
 
-/// What one of two punching hosts is behind.
-#[derive(Debug, Clone)]
-enum Side {
-    Model(Behaviour),
-    Kernel(Unsolicited),
-}
-
-impl Side {
-    fn name(&self) -> String {
-        match self {
-            Side::Model(behaviour) => behaviour.name.replace([' ', '/', ','], "_"),
-            Side::Kernel(unsolicited) => format!("kernel_{unsolicited:?}").to_lowercase(),
-        }
-    }
-
-    fn host(&self, plan: &mut Plan, name: &str) -> Result<(Host, Option<Namespace>)> {
-        match self {
-            Side::Model(behaviour) => {
-                let (_, inside) = plan.nat(INTERNET, behaviour, HALF_WAY);
-                Ok((plan.host(inside, name)?, None))
-            }
-            Side::Kernel(unsolicited) => {
-                let mut lan = plan.lan(INTERNET, Gateway::Masquerade(*unsolicited), HALF_WAY)?;
-                Ok((lan.host(name)?, Some(lan.router)))
-            }
-        }
-    }
-}
-
 fn echo(record: &Record) -> Result<()> {
-    let mut plan = Plan::new(1);
-    let vps = plan.public("vps", HALF_WAY)?;
-    let (home, _router) = Side::Model(Behaviour::sequential(1)).host(&mut plan, "home")?;
-    let _world = plan.start()?;
+    let side = Side::Model(Behaviour::sequential(1));
+    let Trio { vps, home, world: _world, .. } = Trio::new(1, &side, &side, HALF_WAY)?;
     let mut ping = Command::new("ping");
     ping.args(["-n", "-c", "5", "-i", "0.05", "-W", "5"]).arg(vps.address.to_string());
     let output = run(record, &home.namespace, "ping", &mut ping)?;
@@ -157,10 +132,8 @@ fn transfer(_record: &Record) -> Result<()> {
 }
 
 fn time_exceeded(record: &Record) -> Result<()> {
-    let mut plan = Plan::new(3);
-    let vps = plan.public("vps", HALF_WAY)?;
-    let (home, _router) = Side::Model(Behaviour::linux(Unsolicited::Drop)).host(&mut plan, "home")?;
-    let _world = plan.start()?;
+    let side = Side::Model(Behaviour::linux(Unsolicited::Drop));
+    let Trio { vps, home, world: _world, .. } = Trio::new(3, &side, &side, HALF_WAY)?;
     for (ttl, who) in [("1", "192.168.1.1"), ("2", "203.0.113.254")] {
         let mut ping = Command::new("sh");
         let words = format!("ping -n -c 1 -W 5 -t {ttl} {}; true", vps.address);
@@ -173,13 +146,14 @@ fn time_exceeded(record: &Record) -> Result<()> {
 
 fn killed(record: &Record) -> Result<()> {
     // Both preserve ports: nobody has to be asked for them.
-    let (world, [one, other], _routers, vps) =
-        pair(4, &Side::Model(Behaviour::linux(Unsolicited::Drop)), &Side::Kernel(Unsolicited::Drop))?;
-    let (mut one, mut other) = open(record, &one, outside(2), &other, outside(3))?.ok_or("no connection")?;
+    let (one, other) = (Side::Model(Behaviour::linux(Unsolicited::Drop)), Side::Kernel(Unsolicited::Drop));
+    let trio = Trio::new(4, &one, &other, HALF_WAY)?;
+    let (mut one, mut other) =
+        open(record, &trio.home, outside(2), &trio.laptop, outside(3))?.ok_or("no connection")?;
     one.write_all(b"before")?;
     let mut buffer = [0; 6];
     other.read_exact(&mut buffer)?;
-    let sealed = world.network().flows().seal(INTERNET, Fate::Reset, &[vps.address]);
+    let sealed = trio.world.network().flows().seal(INTERNET, Fate::Reset, &[trio.vps.address]);
     ensure(sealed == 1, || format!("{sealed} connections instead of one"))?;
     one.write_all(b"after")?;
     for stream in [&mut one, &mut other] {
@@ -194,31 +168,27 @@ fn outside(number: u8) -> SocketAddr {
     (Ipv4Addr::new(203, 0, 113, number), PUNCH_PORT).into()
 }
 
-type Pair = (World, [Host; 2], Vec<Namespace>, Host);
-
-/// Two hosts behind different NATs, and one on the internet.
-fn pair(seed: u64, one: &Side, other: &Side) -> Result<Pair> {
-    let mut plan = Plan::new(seed);
-    let vps = plan.public("vps", HALF_WAY)?;
-    let (home, router) = one.host(&mut plan, "home")?;
-    let (laptop, other_router) = other.host(&mut plan, "laptop")?;
-    let routers = router.into_iter().chain(other_router).collect();
-    Ok((plan.start()?, [home, laptop], routers, vps))
+fn punch(record: &Record, one: &Side, other: &Side, connects: bool) -> Result<()> {
+    let trio = Trio::new(5, one, other, HALF_WAY)?;
+    meet(record, &trio.vps, [&trio.home, &trio.laptop], connects).map(drop)
 }
 
-fn punch(record: &Record, one: &Side, other: &Side, connects: bool) -> Result<()> {
-    let (_world, [home, laptop], _routers, vps) = pair(5, one, other)?;
-    let listener = vps.namespace.within(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 7862)))??;
+/// Two hosts learn their outer addresses from a third and open towards each other.
+fn meet(record: &Record, vps: &Host, hosts: [&Host; 2], connects: bool) -> Result<[SocketAddr; 2]> {
+    let listener = vps.namespace.within(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 7862)))??;
     let probe = |host: &Host| -> Result<(Socket, SocketAddr)> {
         let socket = punch_socket(host)?;
+        let server = if host.address.is_ipv4() { vps.address } else { vps.address6.ok_or("no IPv6")? };
         socket
-            .connect_timeout(&SockAddr::from(SocketAddr::new(vps.address, 7862)), PATIENCE)
+            .connect_timeout(&SockAddr::from(SocketAddr::new(server, 7862)), PATIENCE)
             .map_err(|error| failed("probing", error))?;
-        Ok((socket, listener.accept()?.1))
+        let seen = listener.accept()?.1;
+        Ok((socket, SocketAddr::new(seen.ip().to_canonical(), seen.port())))
     };
-    let (_probe, home_outside) = probe(&home)?;
-    let (_other_probe, laptop_outside) = probe(&laptop)?;
-    let opened = open(record, &home, home_outside, &laptop, laptop_outside)?;
+    let [one, other] = hosts;
+    let (_probe, one_outside) = probe(one)?;
+    let (_other_probe, other_outside) = probe(other)?;
+    let opened = open(record, one, one_outside, other, other_outside)?;
     ensure(opened.is_some() == connects, || format!("connected: {}", opened.is_some()))?;
     if let Some((mut one, mut other)) = opened {
         one.write_all(b"hello")?;
@@ -226,7 +196,37 @@ fn punch(record: &Record, one: &Side, other: &Side, connects: bool) -> Result<()
         other.read_exact(&mut buffer)?;
         ensure(&buffer == b"hello", || format!("{buffer:?}"))?;
     }
-    Ok(())
+    Ok([one_outside, other_outside])
+}
+
+fn lan(record: &Record) -> Result<()> {
+    let mut plan = Plan::new(6);
+    let vps = plan.public("vps", HALF_WAY)?;
+    let (_, inside) = plan.nat(INTERNET, &Behaviour::linux(Unsolicited::Drop), HALF_WAY);
+    let mut lan = plan.lan(inside, Gateway::Forward, Line::default())?;
+    let (home, laptop) = (lan.host("home")?, lan.host("laptop")?);
+    let _world = plan.start()?;
+    // There is no hairpin: opening towards each other's outer address leads nowhere.
+    let [one, other] = meet(record, &vps, [&home, &laptop], false)?;
+    ensure(one.ip() == other.ip(), || format!("{one} and {other}"))?;
+    let listener = home.namespace.within(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 80)))??;
+    let to = SocketAddr::new(home.address, 80);
+    let _stream = laptop.namespace.within(|| TcpStream::connect_timeout(&to, PATIENCE))??;
+    let (_, from) = listener.accept()?;
+    ensure(from.ip() == laptop.address, || format!("{from} instead of {}", laptop.address))
+}
+
+fn carrier(record: &Record) -> Result<()> {
+    let mut plan = Plan::new(7);
+    let vps = plan.public("vps", HALF_WAY)?;
+    let behaviour = Behaviour::endpoint_independent(Filtering::EndpointIndependent).with_hairpin();
+    let (_, customers) = plan.nat(INTERNET, &behaviour, HALF_WAY);
+    let side = Side::Model(Behaviour::linux(Unsolicited::Drop));
+    let (home, _) = side.host(&mut plan, customers, "home", HALF_WAY)?;
+    let (laptop, _) = side.host(&mut plan, customers, "laptop", HALF_WAY)?;
+    let _world = plan.start()?;
+    let [one, other] = meet(record, &vps, [&home, &laptop], true)?;
+    ensure(one.ip() == other.ip(), || format!("{one} and {other}"))
 }
 
 /// Both connect to each other from the punch port at the same time; a refusal means that it was too early.
@@ -264,10 +264,14 @@ fn open(
 }
 
 fn punch_socket(host: &Host) -> Result<Socket> {
-    let socket = host.namespace.within(|| Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)))??;
+    let (domain, any): (_, IpAddr) = match host.address {
+        IpAddr::V4(_) => (Domain::IPV4, Ipv4Addr::UNSPECIFIED.into()),
+        IpAddr::V6(_) => (Domain::IPV6, Ipv6Addr::UNSPECIFIED.into()),
+    };
+    let socket = host.namespace.within(|| Socket::new(domain, Type::STREAM, Some(Protocol::TCP)))??;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
-    let local = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PUNCH_PORT));
+    let local = SocketAddr::new(any, PUNCH_PORT);
     socket.bind(&SockAddr::from(local)).map_err(|error| failed("binding the punch port", error))?;
     Ok(socket)
 }

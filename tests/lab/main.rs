@@ -5,6 +5,7 @@
 #![allow(unreachable_pub, missing_docs, reason = "a program of its own, without an interface")]
 #![allow(clippy::disallowed_methods, reason = "the lab has real clocks and no seeds to keep")]
 
+mod absent;
 mod error;
 mod flows;
 mod ground;
@@ -14,9 +15,15 @@ mod namespace;
 mod nat_model;
 mod network;
 mod packet;
+mod parties;
 mod process;
 mod router;
+mod service;
+mod side;
+mod ssh;
+mod timing;
 mod tun;
+mod tunnels;
 mod world;
 
 use std::{
@@ -89,6 +96,10 @@ fn main() -> ExitCode {
 fn cells() -> Vec<Cell> {
     let mut cells = Vec::new();
     cells.extend(ground::cells());
+    cells.extend(tunnels::cells());
+    cells.extend(timing::cells());
+    cells.extend(ssh::cells());
+    cells.extend(absent::cells());
     cells
 }
 

@@ -164,11 +164,6 @@ impl Network {
         &mut self.flows
     }
 
-    /// A NAT itself, for whoever wants to look at its table or reboot it.
-    pub fn nat(&mut self, id: NatId) -> &mut Nat {
-        &mut self.nats[id.0].nat
-    }
-
     /// The devices, in the order in which [`Self::turn`] wants to know about them.
     pub fn devices(&self) -> impl Iterator<Item = &Tun> {
         self.tuns.iter().map(|port| &port.tun)

@@ -5,7 +5,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -111,7 +111,7 @@ pub struct Process {
 
 impl Process {
     /// Starts a program in a namespace. Its standard error becomes lines of the record under the name
-    /// `party`; its standard input and output are pipes ([`Self::stdin`], [`Self::stdout`]).
+    /// `party`; its standard input is a pipe that stays open until its end is waited for.
     pub fn start(record: &Record, namespace: &Namespace, party: &str, command: &mut Command) -> Result<Self> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let party: Arc<str> = party.into();
@@ -126,21 +126,24 @@ impl Process {
         Ok(Self { party, child, record: record.clone(), started, from })
     }
 
-    /// Lets the lines of its standard output into the record, too.
-    pub fn tell_output(&mut self) {
-        if let Some(stdout) = self.child.stdout.take() {
-            tell(&self.record, &self.party, stdout);
-        }
+    /// Lets it run to its end without standard input; its exit code and everything that it wrote to its
+    /// standard output.
+    pub fn finish(&mut self, patience: Duration) -> Result<(i32, Vec<u8>)> {
+        // Read beside the waiting, so that the deadline holds for a program that hangs.
+        let reading = self.child.stdout.take().map(|mut stdout| {
+            std::thread::spawn(move || {
+                let mut output = Vec::new();
+                stdout.read_to_end(&mut output).map(|_| output)
+            })
+        });
+        let (code, _) = self.end(patience)?;
+        let output = reading.map(|reading| reading.join().map_err(|_| "reading the output panicked"));
+        Ok((code, output.transpose()?.transpose()?.unwrap_or_default()))
     }
 
-    /// Its standard output, once.
-    pub fn stdout(&mut self) -> Option<ChildStdout> {
-        self.child.stdout.take()
-    }
-
-    /// Its standard input, once. Dropping it is the end of file.
-    pub fn stdin(&mut self) -> Option<ChildStdin> {
-        self.child.stdin.take()
+    /// Whether it has not ended.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
     }
 
     /// Waits for a line that contains `pattern`: the line, and the time from the start of the program.
@@ -224,13 +227,10 @@ impl Drop for Process {
 /// Runs a program in a namespace to its end; fails unless it succeeds. What it wrote to its standard
 /// output, whatever that was.
 pub fn run(record: &Record, namespace: &Namespace, party: &str, command: &mut Command) -> Result<Vec<u8>> {
-    let mut process = Process::start(record, namespace, party, command)?;
-    drop(process.stdin());
-    let mut output = Vec::new();
-    if let Some(mut stdout) = process.stdout() {
-        stdout.read_to_end(&mut output)?;
+    let (code, output) = Process::start(record, namespace, party, command)?.finish(PATIENCE)?;
+    if code != 0 {
+        return Err(failed(party, format!("exit code {code}: {}", String::from_utf8_lossy(&output))));
     }
-    process.ends_with(0, PATIENCE)?;
     Ok(output)
 }
 

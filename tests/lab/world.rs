@@ -5,7 +5,6 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    process::Command,
     time::Instant,
 };
 
@@ -15,7 +14,6 @@ use crate::{
     namespace::Namespace,
     nat_model::{Behaviour, Nat, Unsolicited},
     network::{INTERNET, NatId, Network, SegmentId},
-    process::{Process, Record},
     router::Router,
     tun::Tun,
 };
@@ -37,6 +35,8 @@ pub struct Host {
     pub name: String,
     /// Its address on its own segment.
     pub address: IpAddr,
+    /// Its IPv6 address, if it has one.
+    pub address6: Option<IpAddr>,
     /// Where its programs run.
     pub namespace: Namespace,
 }
@@ -86,7 +86,7 @@ impl Plan {
         namespace.ip("route add default dev eth0")?;
         namespace.ip("-6 route add default dev eth0")?;
         self.network.add_tun(INTERNET, tun, &[(address, 32), (address6, 128)], line);
-        Ok(Host { name: name.into(), address, namespace })
+        Ok(Host { name: name.into(), address, address6: Some(address6), namespace })
     }
 
     /// A home or an office: a modelled NAT with its line outwards, and the segment behind it.
@@ -107,7 +107,23 @@ impl Plan {
         namespace.ip(&format!("addr add {address}/24 dev eth0"))?;
         namespace.ip("route add default dev eth0")?;
         self.network.add_tun(segment, tun, &[(address, 32)], Line::default());
-        Ok(Host { name: name.into(), address, namespace })
+        Ok(Host { name: name.into(), address, address6: None, namespace })
+    }
+
+    /// A host with a prefix of its own behind a modelled stateful firewall for IPv6.
+    pub fn firewalled(&mut self, behaviour: &Behaviour, name: &str, line: Line) -> Result<Host> {
+        let (router, prefix) = self.prefix();
+        let nat = Nat::new(behaviour, Vec::new(), self.next_seed(), Instant::now());
+        let (id, inside) = self.network.add_nat(INTERNET, nat, line, router);
+        self.network.add_prefix_behind(id, prefix, 64);
+        let IpAddr::V6(prefix) = prefix else { return Err("prefixes are of IPv6".into()) };
+        let address = Ipv6Addr::from_bits(prefix.to_bits() + 2).into();
+        let namespace = Namespace::new(name)?;
+        let tun = Tun::new(&namespace, "eth0")?;
+        namespace.ip(&format!("addr add {address}/64 dev eth0 nodad"))?;
+        namespace.ip("-6 route add default dev eth0")?;
+        self.network.add_tun(inside, tun, &[(address, 128)], Line::default());
+        Ok(Host { name: name.into(), address, address6: Some(address), namespace })
     }
 
     /// A LAN of real kernels. `line` is each direction of its router's way outwards.
@@ -200,7 +216,8 @@ impl Lan {
         namespace.ip(&format!("addr add {address}/{length} dev eth0 {nodad}"))?;
         let family = if IpAddr::is_ipv6(&address) { "-6" } else { "-4" };
         namespace.ip(&format!("{family} route add default via {gateway}"))?;
-        Ok(Host { name: name.into(), address, namespace })
+        let address6 = address.is_ipv6().then_some(address);
+        Ok(Host { name: name.into(), address, address6, namespace })
     }
 }
 
@@ -208,13 +225,6 @@ impl World {
     /// The modelled part, held still.
     pub fn network(&self) -> std::sync::MutexGuard<'_, Network> {
         self.router.network()
-    }
-}
-
-impl Host {
-    /// Starts a program here.
-    pub fn start(&self, record: &Record, command: &mut Command) -> Result<Process> {
-        Process::start(record, &self.namespace, &self.name, command)
     }
 }
 
