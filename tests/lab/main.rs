@@ -22,6 +22,7 @@ mod service;
 mod side;
 mod ssh;
 mod timing;
+mod translate;
 mod tun;
 mod tunnels;
 mod world;
@@ -39,9 +40,11 @@ use crate::{error::Result, namespace::Privilege, process::Record};
 /// A test: its name, what it does, and what it needs.
 struct Cell {
     name: String,
-    run: Box<dyn FnOnce(&Record) -> Result<()> + Send>,
+    run: Run,
     needs: Needs,
 }
+
+type Run = Box<dyn FnOnce(&Record) -> Result<()> + Send>;
 
 /// What a test needs beyond the lab itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@
 use std::{
     cmp::{Ordering, Reverse},
     collections::BinaryHeap,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     time::Instant,
 };
 
@@ -17,8 +17,9 @@ use rand::{SeedableRng, rngs::StdRng};
 use crate::{
     flows::{Fate, Flows},
     link::{Line, Link},
-    nat_model::{self as model, Nat, Verdict},
-    packet::{self, End, Headers, Transport, Unreachable},
+    nat_model::{self as model, IcmpError, Nat, Verdict},
+    packet::{self, Headers, Transport},
+    translate,
     tun::Tun,
 };
 
@@ -49,7 +50,7 @@ pub struct Network {
     /// What is on its way on a line.
     queue: BinaryHeap<Reverse<Event>>,
     events: u64,
-    spare: Vec<Box<[u8; BUFFER]>>,
+    spare: Vec<Packet>,
     rng: StdRng,
 }
 
@@ -226,7 +227,7 @@ impl Network {
             // The internet is a router, a LAN is a wire.
             (Some(_), None) if !packet::age(packet.write()) => {
                 let router = segment.router;
-                return self.complain(now, id, router, Unreachable::TimeExceeded, packet);
+                return self.complain(now, id, router, IcmpError::TimeExceeded, packet);
             }
             (Some(_), _) => {}
         }
@@ -249,13 +250,15 @@ impl Network {
         let (inside, outside) = (self.nats[id.0].inside, self.nats[id.0].outside);
         if !packet::age(packet.write()) {
             let router = self.segments[inside.0].router;
-            return self.complain(now, inside, router, Unreachable::TimeExceeded, packet);
+            return self.complain(now, inside, router, IcmpError::TimeExceeded, packet);
         }
-        let Some(mut header) = abstracted(&headers, packet.read()) else { return self.discard(packet) };
+        let Some(mut header) = translate::model_packet(&headers, packet.read()) else {
+            return self.discard(packet);
+        };
         let verdict = self.nats[id.0].nat.outbound(now, &mut header);
         match verdict {
             Verdict::Forward => {
-                write_back(&header, headers, packet.write());
+                translate::write_back(&header, headers, packet.write());
                 let out = self.nats[id.0].up.carry(
                     now,
                     packet.length,
@@ -265,7 +268,7 @@ impl Network {
                 self.deliver(now, out, Hop::Segment(outside), packet);
             }
             Verdict::Hairpin => {
-                write_back(&header, headers, packet.write());
+                translate::write_back(&header, headers, packet.write());
                 self.route(now, inside, packet);
             }
             Verdict::Drop(_) => self.discard(packet),
@@ -278,13 +281,15 @@ impl Network {
         let (inside, outside) = (self.nats[id.0].inside, self.nats[id.0].outside);
         let Some(headers) = Headers::read(packet.read()) else { return self.discard(packet) };
         if !packet::age(packet.write()) {
-            return self.complain(now, outside, headers.destination.ip(), Unreachable::TimeExceeded, packet);
+            return self.complain(now, outside, headers.destination.ip(), IcmpError::TimeExceeded, packet);
         }
-        let Some(mut header) = abstracted(&headers, packet.read()) else { return self.discard(packet) };
+        let Some(mut header) = translate::model_packet(&headers, packet.read()) else {
+            return self.discard(packet);
+        };
         let verdict = self.nats[id.0].nat.inbound(now, &mut header);
         match verdict {
             Verdict::Forward => {
-                write_back(&header, headers, packet.write());
+                translate::write_back(&header, headers, packet.write());
                 self.route(now, inside, packet);
             }
             Verdict::Hairpin | Verdict::Drop(_) => self.discard(packet),
@@ -301,10 +306,8 @@ impl Network {
         answer: model::Packet,
         about: Packet,
     ) {
-        let why = match answer.kind {
-            model::Kind::Icmp { error: model::IcmpError::PortUnreachable, .. } => Unreachable::Port,
-            model::Kind::Icmp { error: model::IcmpError::Prohibited, .. } => Unreachable::Prohibited,
-            model::Kind::Icmp { error: model::IcmpError::TimeExceeded, .. } => Unreachable::TimeExceeded,
+        let error = match answer.kind {
+            model::Kind::Icmp { error, .. } => error,
             model::Kind::Udp => return self.discard(about),
             model::Kind::Tcp(_) => {
                 let mut reset = self.blank();
@@ -313,7 +316,7 @@ impl Network {
                 return self.send_from(now, segment, reset);
             }
         };
-        self.complain(now, segment, answer.src.ip(), why, about);
+        self.complain(now, segment, answer.src.ip(), error, about);
     }
 
     /// Sends the ICMP error about a packet back from `router`.
@@ -322,11 +325,11 @@ impl Network {
         now: Instant,
         segment: SegmentId,
         router: IpAddr,
-        why: Unreachable,
+        error: IcmpError,
         about: Packet,
     ) {
         let mut message = self.blank();
-        match packet::error(&mut message.buffer[..], router, about.read(), why) {
+        match packet::error(&mut message.buffer[..], router, about.read(), error) {
             Some(length) => {
                 message.length = length;
                 self.send_from(now, segment, message);
@@ -387,11 +390,11 @@ impl Network {
     }
 
     fn blank(&mut self) -> Packet {
-        Packet { buffer: self.spare.pop().unwrap_or_else(|| Box::new([0; BUFFER])), length: 0 }
+        self.spare.pop().unwrap_or_else(|| Packet { buffer: Box::new([0; BUFFER]), length: 0 })
     }
 
     fn discard(&mut self, packet: Packet) {
-        self.spare.push(packet.buffer);
+        self.spare.push(packet);
     }
 }
 
@@ -443,50 +446,4 @@ impl Ord for Event {
     fn cmp(&self, other: &Self) -> Ordering {
         (self.at, self.number).cmp(&(other.at, other.number))
     }
-}
-
-/// What the model sees of a packet. An echo is to it a UDP datagram from the identifier as port.
-fn abstracted(headers: &Headers, packet: &[u8]) -> Option<model::Packet> {
-    let (src, dst) = (headers.source, headers.destination);
-    let kind = match headers.transport {
-        Transport::Udp | Transport::Echo { .. } => model::Kind::Udp,
-        Transport::Tcp { flags } => model::Kind::Tcp(packet::model_flags(flags)),
-        Transport::Error { kind, about } => {
-            let about = Headers::read(packet.get(about..)?)?;
-            let transport = match about.transport {
-                Transport::Udp | Transport::Echo { .. } => model::Transport::Udp,
-                Transport::Tcp { .. } => model::Transport::Tcp,
-                Transport::Error { .. } => return None,
-            };
-            let error = packet::model_error(src.is_ipv4(), kind);
-            model::Kind::Icmp {
-                error,
-                about: model::Tuple { transport, src: about.source, dst: about.destination },
-            }
-        }
-    };
-    Some(model::Packet { src, dst, ttl: model::TTL, kind })
-}
-
-/// Copies what the model has rewritten into the packet.
-fn write_back(header: &model::Packet, mut headers: Headers, packet: &mut [u8]) {
-    let changes = |old: SocketAddr, new: SocketAddr| (old != new).then_some(new);
-    if let (Transport::Error { about, .. }, model::Kind::Icmp { about: tuple, .. }) =
-        (headers.transport, header.kind)
-        && let Some(mut inner) = packet.get(about..).and_then(Headers::read)
-    {
-        if let Some(new) = changes(inner.source, tuple.src) {
-            inner.rewrite(&mut packet[about..], End::Source, new);
-        }
-        if let Some(new) = changes(inner.destination, tuple.dst) {
-            inner.rewrite(&mut packet[about..], End::Destination, new);
-        }
-    }
-    if let Some(new) = changes(headers.source, header.src) {
-        headers.rewrite(packet, End::Source, new);
-    }
-    if let Some(new) = changes(headers.destination, header.dst) {
-        headers.rewrite(packet, End::Destination, new);
-    }
-    headers.seal_error(packet);
 }

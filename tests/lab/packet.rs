@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::nat_model as model;
+use crate::nat_model::IcmpError;
 
 /// TCP flags (RFC 9293 §3.1), as far as the router cares.
 pub mod flag {
@@ -234,50 +234,20 @@ pub fn resets(headers: &Headers, segment: &[u8]) -> [(SocketAddr, SocketAddr, u3
     [(headers.source, headers.destination, seq), (headers.destination, headers.source, ack)]
 }
 
-/// TCP flags as the NAT model has them.
-pub fn model_flags(flags: u8) -> model::Flags {
-    model::Flags {
-        syn: flags & flag::SYN != 0,
-        ack: flags & flag::ACK != 0,
-        fin: flags & flag::FIN != 0,
-        rst: flags & flag::RST != 0,
-    }
-}
-
-/// Type and code of an ICMP error as the NAT model has them.
-pub fn model_error(ipv4: bool, kind: (u8, u8)) -> model::IcmpError {
-    match (ipv4, kind) {
-        (true, (3, 3)) | (false, (1, 4)) => model::IcmpError::PortUnreachable,
-        (true, (11, _)) | (false, (3, _)) => model::IcmpError::TimeExceeded,
-        _ => model::IcmpError::Prohibited,
-    }
-}
-
-/// Why a router does not carry a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unreachable {
-    /// Nobody listens on that port.
-    Port,
-    /// The time to live ended.
-    TimeExceeded,
-    /// Communication administratively prohibited (RFC 1812 §5.2.7.1).
-    Prohibited,
-}
-
 /// Writes the ICMP error about a packet that `from` sends to its source into a buffer; its length.
 /// `None` where the packet must not be answered so (RFC 1122 §3.2.2).
-pub fn error(buffer: &mut [u8], from: IpAddr, about: &[u8], why: Unreachable) -> Option<usize> {
+pub fn error(buffer: &mut [u8], from: IpAddr, about: &[u8], why: IcmpError) -> Option<usize> {
     let headers = Headers::read(about)?;
     if matches!(headers.transport, Transport::Error { .. }) {
         return None;
     }
     let (kind, code, quoted, protocol) = match (from, why) {
-        (IpAddr::V4(_), Unreachable::TimeExceeded) => (11, 0, 548, ICMP4),
-        (IpAddr::V4(_), Unreachable::Port) => (3, 3, 548, ICMP4),
-        (IpAddr::V4(_), Unreachable::Prohibited) => (3, 13, 548, ICMP4),
-        (IpAddr::V6(_), Unreachable::TimeExceeded) => (3, 0, 1232, ICMP6),
-        (IpAddr::V6(_), Unreachable::Port) => (1, 4, 1232, ICMP6),
-        (IpAddr::V6(_), Unreachable::Prohibited) => (1, 1, 1232, ICMP6),
+        (IpAddr::V4(_), IcmpError::TimeExceeded) => (11, 0, 548, ICMP4),
+        (IpAddr::V4(_), IcmpError::PortUnreachable) => (3, 3, 548, ICMP4),
+        (IpAddr::V4(_), IcmpError::Prohibited) => (3, 13, 548, ICMP4),
+        (IpAddr::V6(_), IcmpError::TimeExceeded) => (3, 0, 1232, ICMP6),
+        (IpAddr::V6(_), IcmpError::PortUnreachable) => (1, 4, 1232, ICMP6),
+        (IpAddr::V6(_), IcmpError::Prohibited) => (1, 1, 1232, ICMP6),
     };
     let quoted = &about[..about.len().min(quoted)];
     let mut message = vec![kind, code, 0, 0, 0, 0, 0, 0];
