@@ -70,29 +70,25 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Worlds are cheap, but what runs in them is not: more at a time only wait for each other.
     arguments.test_threads = arguments.test_threads.or(Some(2));
-    let cells = cells();
     if arguments.list {
-        return finish(&arguments, cells.into_iter().map(|cell| cell.trial(Ok(Privilege::Root))).collect());
+        return finish(&arguments, &Ok(Privilege::Root));
     }
-    match namespace::inner() {
-        Some(privilege) => {
-            obey_signals();
-            if let Err(error) = namespace::furnish() {
-                eprintln!("lab: {error}");
-                return ExitCode::FAILURE;
-            }
-            finish(&arguments, cells.into_iter().map(|cell| cell.trial(Ok(privilege))).collect())
-        }
-        None => match namespace::privilege() {
-            Ok(privilege) => {
-                eprintln!("lab: {}", namespace::replace_process(privilege));
-                ExitCode::FAILURE
-            }
-            Err(why) => {
-                finish(&arguments, cells.into_iter().map(|cell| cell.trial(Err(why.clone()))).collect())
-            }
-        },
+    if let Some(privilege) = namespace::inner() {
+        obey_signals();
+        return match namespace::furnish() {
+            Ok(()) => finish(&arguments, &Ok(privilege)),
+            Err(error) => failure(error),
+        };
     }
+    match namespace::privilege() {
+        Ok(privilege) => failure(namespace::replace_process(privilege)),
+        obstacle => finish(&arguments, &obstacle),
+    }
+}
+
+fn failure(error: impl std::fmt::Display) -> ExitCode {
+    eprintln!("lab: {error}");
+    ExitCode::FAILURE
 }
 
 /// Everything that the lab tests.
@@ -106,7 +102,20 @@ fn cells() -> Vec<Cell> {
     cells
 }
 
-fn finish(arguments: &Arguments, trials: Vec<Trial>) -> ExitCode {
+/// Runs (or lists) the tests; those that cannot run are ignored, with the reason on standard error.
+fn finish(arguments: &Arguments, privilege: &std::result::Result<Privilege, String>) -> ExitCode {
+    let mut trials = Vec::new();
+    for cell in cells() {
+        let obstacle = cell.obstacle(privilege);
+        let trial = cell.trial().with_ignored_flag(obstacle.is_some());
+        if let Some(why) = obstacle
+            && !arguments.list
+            && !arguments.is_filtered_out(&trial)
+        {
+            eprintln!("lab: {} skipped: {why}", trial.name());
+        }
+        trials.push(trial);
+    }
     let conclusion = libtest_mimic::run(arguments, trials);
     if conclusion.num_ignored > 0 && !arguments.list {
         eprintln!("lab: {} tests skipped", conclusion.num_ignored);
@@ -115,17 +124,17 @@ fn finish(arguments: &Arguments, trials: Vec<Trial>) -> ExitCode {
 }
 
 impl Cell {
-    /// The test as the harness wants it; an ignored one, by name and with the reason, where it cannot run.
-    fn trial(self, privilege: std::result::Result<Privilege, String>) -> Trial {
-        let obstacle = match (privilege, self.needs) {
-            (Err(why), _) => Some(why),
-            (Ok(privilege), Needs::OpenSsh) => namespace::openssh(privilege).err(),
-            (Ok(_), Needs::Nothing | Needs::Quiet) => None,
-        };
-        if let Some(why) = obstacle {
-            eprintln!("lab: {} skipped: {why}", self.name);
-            return Trial::test(self.name, || Ok(())).with_ignored_flag(true);
+    /// Why the test cannot run here, if it cannot.
+    fn obstacle(&self, privilege: &std::result::Result<Privilege, String>) -> Option<String> {
+        match privilege {
+            Err(why) => Some(why.clone()),
+            Ok(privilege) if self.needs == Needs::OpenSsh => namespace::openssh(*privilege).err(),
+            Ok(_) => None,
         }
+    }
+
+    /// The test as the harness wants it.
+    fn trial(self) -> Trial {
         let Self { name, run, needs } = self;
         Trial::test(name, move || {
             /// Whoever measures time runs alone.

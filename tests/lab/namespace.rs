@@ -44,7 +44,7 @@ pub fn inner() -> Option<Privilege> {
 pub fn privilege() -> std::result::Result<Privilege, String> {
     for (program, package) in [("ip", "iproute2"), ("nft", "nftables"), ("unshare", "util-linux")] {
         let version = if program == "ip" { "-V" } else { "--version" };
-        if !runs(Command::new(program).arg(version)) {
+        if !runs(with_system_programs(&mut Command::new(program)).arg(version)) {
             return Err(format!("there is no `{program}` (Debian package {package})"));
         }
     }
@@ -77,7 +77,7 @@ pub fn replace_process(privilege: Privilege) -> io::Error {
 /// Makes the places that the lab writes to its own. To be called once, in the lab's first process.
 pub fn furnish() -> Result<()> {
     // sshd wants /run/sshd, ip wants /run/netns: a /run of our own serves both and hides nothing else.
-    ip_like("mount", ["-t", "tmpfs", "-o", "mode=755", "lab", "/run"])?;
+    run("mount", ["-t", "tmpfs", "-o", "mode=755", "lab", "/run"])?;
     std::fs::create_dir_all("/run/netns").map_err(|error| failed("creating /run/netns", error))?;
     std::fs::create_dir_all("/run/sshd").map_err(|error| failed("creating /run/sshd", error))?;
     ip("link set lo up")
@@ -98,11 +98,19 @@ pub fn openssh(privilege: Privilege) -> std::result::Result<(), String> {
 
 fn unshare(privilege: Privilege) -> Command {
     let mut command = Command::new("unshare");
+    with_system_programs(&mut command);
     command.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
     if privilege == Privilege::UserNamespace {
         command.args(["--user", "--map-root-user"]);
     }
     command
+}
+
+/// Debian leaves these directories out of the path of everybody but root, nft is in one of them.
+fn with_system_programs(command: &mut Command) -> &mut Command {
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/sbin:/sbin");
+    command.env("PATH", path)
 }
 
 fn runs(command: &mut Command) -> bool {
@@ -116,11 +124,11 @@ fn runs(command: &mut Command) -> bool {
 
 /// Runs `ip` with these words in the lab's first namespace.
 pub fn ip(words: &str) -> Result<()> {
-    ip_like("ip", words.split_whitespace()).map(drop)
+    run("ip", words.split_whitespace()).map(drop)
 }
 
 /// Runs a program to its end; its output, or its words on failure.
-fn ip_like<S: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = S>) -> Result<String> {
+fn run<S: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = S>) -> Result<String> {
     output_of(Command::new(program).args(arguments))
 }
 
@@ -163,12 +171,12 @@ impl Namespace {
 
     /// Runs `ip` with these words inside.
     pub fn ip(&self, words: &str) -> Result<()> {
-        ip_like("ip", ["-n", &self.name].into_iter().chain(words.split_whitespace())).map(drop)
+        run("ip", ["-n", &self.name].into_iter().chain(words.split_whitespace())).map(drop)
     }
 
     /// Loads nftables rules inside.
     pub fn nft(&self, rules: &str) -> Result<()> {
-        self.within(|| ip_like("nft", [rules]))?.map(drop)
+        self.within(|| run("nft", [rules]))?.map(drop)
     }
 
     /// Sets a kernel parameter inside, by its path below /proc/sys.
