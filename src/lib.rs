@@ -1,6 +1,8 @@
 //! punchtunnel: skeleton; being built.
 pub mod channel;
 pub mod endpoint;
+pub mod error;
+pub mod forward;
 pub mod identity;
 pub mod mux;
 pub mod nat;
@@ -9,3 +11,5 @@ pub mod rendezvous;
 pub mod secure;
 pub mod session;
 pub mod wire;
+
+pub use error::{ConfigError, Error, NetworkError, PeerError};

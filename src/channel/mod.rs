@@ -1,15 +1,257 @@
-//! A sealed association over datagrams.
-use serde::{Deserialize, Serialize};
+//! A sealed association over datagrams, with a tiny reliable layer.
+//!
+//! Once a handshake has given both sides [`DatagramKeys`], a [`Channel`] seals and opens their datagrams,
+//! refuses replays, and carries two kinds of messages:
+//!
+//! * [`send`](Channel::send): *kept* messages arrive exactly once and in order. Every datagram carries all
+//!   of them that are not acknowledged and fit, oldest first, so a retransmission is simply one more
+//!   datagram, and any datagram repairs a loss.
+//! * [`send_once`](Channel::send_once): messages that are of no use late, such as pings and relayed
+//!   datagrams. They are sent once.
+//!
+//! **After every call that takes `now`, drain [`poll_transmit`](Channel::poll_transmit) until it is `None`,
+//! then come back at [`poll_timeout`](Channel::poll_timeout), or when a datagram arrives.**
+//!
+//! A channel that has nothing to say says nothing: acknowledgements are not acknowledged. It gives up
+//! never; who holds it decides by [`last_received`](Channel::last_received).
 
-/// The sealed content of every datagram of a channel.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Body<M> {
-    /// Number of the next repeated message that the sender expects.
-    pub ack: u32,
-    /// Number of the first message of `kept`.
-    pub seq: u32,
-    /// Messages that are repeated until they are acknowledged; delivered once and in order.
-    pub kept: Vec<M>,
-    /// Messages that are sent once.
-    pub once: Vec<M>,
+mod reliable;
+mod replay;
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    time::{Duration, Instant},
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    secure::{DatagramKeys, SecureError},
+    wire::{self, WireError, packet::DATA_HEADER, record::TAG},
+};
+pub use reliable::{Body, Full, MAX_UNACKNOWLEDGED};
+use reliable::{Receiving, Sending, Sized};
+pub use replay::ReplayWindow;
+
+/// Most messages that wait to be sent once. They leave at the next `poll_transmit`; more of them is a
+/// flood, and what is not sent at once is of no use.
+pub const MAX_ONCE: usize = 64;
+
+/// Why a datagram was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChannelError {
+    /// Its counter was seen before, or is too old to tell.
+    #[error("the datagram was received before, or is too old")]
+    Replayed,
+    /// It does not open.
+    #[error(transparent)]
+    Seal(#[from] SecureError),
+    /// It opens, and the body does not decode.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// It opens, and acknowledges messages that were never sent, or numbers beyond the last number.
+    #[error("the other side counts messages that do not exist")]
+    Numbers,
 }
+
+/// What a datagram brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received<M> {
+    /// The messages, each for the first time: kept ones in order, then those sent once.
+    pub messages: Vec<M>,
+    /// The datagram's counter is above all that were seen: where it came from is where the other side is
+    /// now.
+    pub newest: bool,
+}
+
+/// One side of an association. See the [module](self).
+pub struct Channel<M> {
+    keys: DatagramKeys,
+    local_index: u32,
+    remote_index: u32,
+    max_datagram: u16,
+    acknowledge: bool,
+    next_counter: u64,
+    replay: ReplayWindow,
+    sending: Sending<M>,
+    receiving: Receiving,
+    once: VecDeque<Sized<M>>,
+    last_received: Option<Instant>,
+}
+
+impl<M> Channel<M> {
+    /// A channel over the keys of a handshake. `local_index` is what received datagrams begin with,
+    /// `remote_index` what sent ones do; no datagram is longer than `max_datagram` bytes.
+    pub fn new(keys: DatagramKeys, local_index: u32, remote_index: u32, max_datagram: usize) -> Self {
+        Channel {
+            keys,
+            local_index,
+            remote_index,
+            max_datagram: u16::try_from(max_datagram).unwrap_or(u16::MAX),
+            acknowledge: false,
+            next_counter: 0,
+            replay: ReplayWindow::default(),
+            sending: Sending::default(),
+            receiving: Receiving::default(),
+            once: VecDeque::new(),
+            last_received: None,
+        }
+    }
+
+    /// The first messages of the other side, so many, travelled in a handshake and were taken care of.
+    pub fn with_received(mut self, kept: u32) -> Self {
+        self.receiving = Receiving::from_number(kept);
+        self
+    }
+
+    /// The index that received datagrams begin with.
+    pub fn local_index(&self) -> u32 {
+        self.local_index
+    }
+
+    /// The index that sent datagrams begin with.
+    pub fn remote_index(&self) -> u32 {
+        self.remote_index
+    }
+
+    /// The round trip, from which the time to a retransmission is computed. 300 ms until told.
+    pub fn set_rtt(&mut self, rtt: Duration) {
+        self.sending.set_rtt(rtt);
+    }
+
+    /// Whether everything sent is acknowledged and nothing waits to be sent.
+    pub fn is_idle(&self) -> bool {
+        self.sending.is_empty() && self.once.is_empty() && !self.acknowledge
+    }
+
+    /// When the last authentic datagram (or handshake body) came.
+    pub fn last_received(&self) -> Option<Instant> {
+        self.last_received
+    }
+
+    /// When to call [`poll_transmit`](Self::poll_transmit) again though nothing came: the next
+    /// retransmission. `None` while nothing is unacknowledged.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.sending.deadline()
+    }
+
+    /// The kept messages that are not acknowledged, oldest first: what is to be sent again where another
+    /// channel takes this one's place. The other side may have received some of them.
+    pub fn into_unacknowledged(self) -> impl Iterator<Item = M> {
+        self.sending.into_messages()
+    }
+
+    /// Takes in a body that came in a handshake message instead of a datagram.
+    ///
+    /// # Errors
+    /// [`ChannelError::Numbers`]; then nothing of the body was taken.
+    pub fn handle_body(&mut self, now: Instant, body: Body<M>) -> Result<Vec<M>, ChannelError> {
+        let Body { ack, seq, kept, once } = body;
+        self.last_received = Some(now);
+        // Both are checked before either has an effect.
+        self.receiving.check(seq, kept.len())?;
+        self.sending.acknowledge(ack)?;
+        self.acknowledge |= !kept.is_empty();
+        let mut messages = self.receiving.take(seq, kept);
+        messages.extend(once);
+        Ok(messages)
+    }
+}
+
+impl<M: Serialize + DeserializeOwned> Channel<M> {
+    /// These messages are sent already, in order, inside a handshake message of `now`: they are repeated
+    /// unless the first body that comes acknowledges them. At most [`MAX_UNACKNOWLEDGED`].
+    pub fn with_sent(mut self, now: Instant, kept: Vec<M>) -> Self {
+        let count = kept.len();
+        debug_assert!(count <= MAX_UNACKNOWLEDGED);
+        for message in kept {
+            let taken = self.send(now, message);
+            debug_assert!(taken.is_ok(), "more than a handshake message can have carried");
+        }
+        self.sending.sent(now, 0, count);
+        self
+    }
+
+    /// Sends a message that is repeated until it is acknowledged.
+    ///
+    /// # Errors
+    /// [`Full`]: [`MAX_UNACKNOWLEDGED`] messages wait for acknowledgement, or the message is longer than
+    /// a datagram.
+    pub fn send(&mut self, _now: Instant, message: M) -> Result<(), Full> {
+        let message = Sized::new(message);
+        if message.size > self.room() {
+            return Err(Full);
+        }
+        self.sending.push(message)
+    }
+
+    /// Sends a message that is not repeated. Lost where it is longer than a datagram, or where
+    /// [`MAX_ONCE`] wait.
+    pub fn send_once(&mut self, _now: Instant, message: M) {
+        let message = Sized::new(message);
+        if message.size <= self.room() && self.once.len() < MAX_ONCE {
+            self.once.push_back(message);
+        }
+    }
+
+    /// Takes in a datagram: its counter and what follows its header.
+    ///
+    /// # Errors
+    /// The datagram is refused and has changed nothing, except that an authentic one is not taken again.
+    pub fn handle(&mut self, now: Instant, counter: u64, sealed: &[u8]) -> Result<Received<M>, ChannelError> {
+        if !self.replay.is_fresh(counter) {
+            return Err(ChannelError::Replayed);
+        }
+        let body = self.keys.open(self.local_index, counter, sealed)?;
+        let newest = self.replay.mark(counter);
+        let body = wire::decode::<Body<M>>(&body, usize::from(u16::MAX))?;
+        let messages = self.handle_body(now, body)?;
+        Ok(Received { messages, newest })
+    }
+
+    /// The next datagram to send, if any.
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<Vec<u8>> {
+        let due = self.sending.is_due(now);
+        if !due && !self.acknowledge && self.once.is_empty() {
+            return None;
+        }
+        // What is due goes first; what only rides along leaves room for what is sent once.
+        let (room, waiting) = (self.room(), self.once.front().map_or(0, |m| m.size));
+        let kept = self.sending.select(now, if due { room } else { room - waiting });
+        let mut left = room - kept.size;
+        let once = self.once.iter().take_while(|m| m.take_from(&mut left)).count();
+        let body = Body {
+            ack: self.receiving.next(),
+            seq: self.sending.number(kept.start),
+            kept: self.sending.messages(&kept).collect(),
+            once: self.once.iter().take(once).map(|m| &m.message).collect(),
+        };
+        let datagram = self.keys.seal(self.remote_index, self.next_counter, &wire::encode(&body));
+        self.next_counter += 1;
+        self.once.drain(..once);
+        self.sending.sent(now, kept.start, kept.count);
+        self.acknowledge = false;
+        Some(datagram)
+    }
+
+    /// Bytes that messages may take in a datagram.
+    fn room(&self) -> usize {
+        usize::from(self.max_datagram).saturating_sub(DATA_HEADER + TAG + Body::<M>::OVERHEAD)
+    }
+}
+
+impl<M> fmt::Debug for Channel<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel")
+            .field("local_index", &self.local_index)
+            .field("remote_index", &self.remote_index)
+            .field("sent", &self.next_counter)
+            .field("unacknowledged", &self.sending.len())
+            .field("expected", &self.receiving.next())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

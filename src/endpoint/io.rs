@@ -172,6 +172,9 @@ pub enum Input {
     },
     /// An address or a route of this machine changed, or it woke from sleep.
     NetworkChanged,
+    /// The program stops: give the name up, end all sessions. The driver goes on until
+    /// [`is_finished`](super::Endpoint::is_finished), or for a second at most.
+    Stop,
 }
 
 /// How an opening failed.
@@ -208,8 +211,8 @@ pub enum Output {
         /// Public part of the invite that it named.
         invite: Option<u64>,
     },
-    /// Bind this many punch ports in each address family of the server. The first LAN addresses and
-    /// port numbers come back in [`Input::Bound`].
+    /// Bind this many punch ports in each address family of the server. Answered by [`Input::Bound`]
+    /// or [`Input::BindFailed`].
     Bind {
         /// The set.
         ports: PortsId,

@@ -1,11 +1,45 @@
 //! Observations of a NAT → its behaviour → a prediction of the ports it will use next.
 //!
 //! TCP is measured with TCP: the observations come from probes, TCP connections to a server made from
-//! the very ports that will punch. A [`Prediction`] is a small model, not a port.
+//! the very ports that will punch ([`probe_batch`] says which). [`predict`] fits the simplest model that
+//! explains them. A [`Prediction`] is a small model, not a port: what to do with it is the business of
+//! [`crate::punch::plan`].
+//!
+//! | module | idea |
+//! | --- | --- |
+//! | `observe` | which probes to make, and which of the answers speak about one public address |
+//! | `predict` | the order in which the models are tried |
+//! | `fixed` | one external port for each local port |
+//! | `progression` | a counter that everybody behind the NAT moves |
+//! | `spread` | random draws: out of a block, or out of everything |
+//! | `stats` | the two distributions that the decisions rest on, with their error rates |
+//! | `digest` | do both peers plan from the same input? |
+//! | `words` | one sentence for a person |
+//!
+//! Fitting may use floating point, because one machine fits and sends the result; everything *in* a
+//! prediction is an integer, because two machines must compute the same plan from it.
 
-use std::net::IpAddr;
+mod digest;
+mod fixed;
+mod observe;
+mod predict;
+mod progression;
+mod spread;
+mod stats;
+#[cfg(test)]
+pub(crate) mod synthetic;
+mod words;
+
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+
+pub use self::{
+    digest::digest,
+    observe::{PROBED_LOCALS, Probe, probe_batch},
+    predict::predict,
+    words::describe,
+};
 
 /// How external ports depend on the destination (RFC 4787 §4.1, RFC 5382 §4.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -36,16 +70,19 @@ pub enum Filtering {
 pub enum Model {
     /// Each punch port has one external port, whatever the destination.
     Fixed {
-        /// External port of each punch port, by index; at least one, at most [`MAX_PORTS`].
+        /// External port of each punch port, by index; 0 where it is not known (that punch port was not
+        /// probed and cannot be inferred, or its probes contradicted each other). At least one is known,
+        /// at most [`MAX_PORTS`] are given.
         ports: Vec<u16>,
     },
     /// Each new connection gets the next port, whoever it belongs to.
     Progression {
         /// The external port that the next connection would have got at the time of the last probe.
         next: u16,
-        /// Distance from one connection to the next.
+        /// Distance from one connection to the next; not 0.
         step: i16,
-        /// Connections a second that others behind the same NAT open, in hundredths.
+        /// Connections a second that others behind the same NAT open, in hundredths. An estimate that
+        /// leans on an ordinary value where the probes were too close together to show it.
         rate_centi: u32,
     },
     /// Each new connection gets a random port out of a block.
@@ -59,7 +96,8 @@ pub enum Model {
     Random,
 }
 
-/// Most external ports that a [`Model::Fixed`] names.
+/// Most external ports that a [`Model::Fixed`] names: more than any plan opens from, few enough for a
+/// datagram.
 pub const MAX_PORTS: usize = 32;
 
 /// A peer's next external ports, in one address family. Integers only: both peers compute the same
@@ -78,6 +116,20 @@ pub struct Prediction {
     pub confidence: u8,
 }
 
+impl Prediction {
+    /// Whether the numbers mean something. What a peer sends is checked with this before it is planned
+    /// with: at least one known port, a step that moves, a band that is not empty.
+    pub fn is_sound(&self) -> bool {
+        let model = match &self.model {
+            Model::Fixed { ports } => ports.len() <= MAX_PORTS && ports.iter().any(|&port| port != 0),
+            Model::Progression { next, step, .. } => *next != 0 && *step != 0,
+            Model::Band { low, high } => *low != 0 && low <= high,
+            Model::Random => true,
+        };
+        model && self.confidence <= 100
+    }
+}
+
 /// One probe: which punch port it left from and what the server saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Observation {
@@ -88,9 +140,10 @@ pub struct Observation {
     /// The local port number.
     pub local_port: u16,
     /// The server's address and port.
-    pub server: std::net::SocketAddr,
+    pub server: SocketAddr,
     /// The external address and port.
-    pub observed: std::net::SocketAddr,
-    /// When the server accepted it, microseconds on the server's clock.
+    pub observed: SocketAddr,
+    /// When the server accepted it, microseconds on that server's own clock: comparable only between
+    /// observations of one server address.
     pub at_us: u64,
 }

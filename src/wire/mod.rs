@@ -10,6 +10,7 @@
 pub mod packet;
 pub mod peer;
 pub mod probe;
+pub mod record;
 pub mod server;
 pub mod stream;
 

@@ -28,6 +28,8 @@ pub struct PeerHello {
     pub session: [u8; 16],
     /// The invite that the client was given: its public part.
     pub invite: Option<u64>,
+    /// The round that the host is to prepare at once, as if by [`PeerMessage::Prepare`].
+    pub prepare: Option<RoundId>,
 }
 
 /// Payload of Noise message 2 of the peer handshake (responder: the host).

@@ -1,0 +1,359 @@
+//! What can go wrong, by who must act.
+//!
+//! Every message says what happened, to which name or address, and what to do next; it fits behind
+//! `error: ` on one line (the warning about a changed key alone takes several).
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::{
+    forward::ForwardError,
+    identity::{CodeError, IdentityError, Name, NameError, ServerName},
+    secure::PublicKey,
+    wire::peer::Goodbye,
+};
+
+/// What can go wrong, by who must act.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The person at this computer: a setting, a file, a key, an invite.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The person at the other computer.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    /// Whoever runs the server or the networks in between; often time alone.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// Us: this is a mistake in the program.
+    #[error("internal error, please report it: {0}")]
+    Internal(String),
+}
+
+impl Error {
+    /// The process's exit code: 2 where the command could not have worked as it was given, else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Config(
+                ConfigError::Usage(_)
+                | ConfigError::ConfigFile { .. }
+                | ConfigError::Name(_)
+                | ConfigError::Code(_)
+                | ConfigError::Forward(_)
+                | ConfigError::NoServer
+                | ConfigError::NotTrusted { .. },
+            ) => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// What the person at this computer can set right.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// An argument or setting that does not fit; the text says which and how to write it.
+    #[error("{0}")]
+    Usage(String),
+    /// The configuration file does not parse.
+    #[error("{}: {why}", path.display())]
+    ConfigFile {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        why: String,
+    },
+    /// Not a name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// Not an invite code.
+    #[error(transparent)]
+    Code(#[from] CodeError),
+    /// Not a rule or service.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
+    /// A file of keys or invites.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// No rendezvous server is named.
+    #[error(
+        "no rendezvous server is named: use --rendezvous HOST, set PUNCHTUNNEL_RENDEZVOUS, or write \
+         rendezvous = \"HOST\" in config.toml"
+    )]
+    NoServer,
+    /// `connect` to a host whose key nobody vouches for.
+    #[error(
+        "the key of \"{name}\" is not known, and the server's word alone is not enough: run \"punchtunnel invite \
+         {name}\" on that computer and give the code here with --invite, or name its key with --host-key"
+    )]
+    NotTrusted {
+        /// The host.
+        name: Name,
+    },
+    /// Another key is pinned for the host: the words that ssh uses.
+    #[error("{}", changed_host(name, *found, *pinned, path, *line))]
+    HostKeyChanged {
+        /// The host.
+        name: Name,
+        /// The key that it has now, where that is known.
+        found: Option<PublicKey>,
+        /// The key that is pinned.
+        pinned: PublicKey,
+        /// The file that pins it.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+    },
+    /// Another key is pinned for the rendezvous server.
+    #[error("{}", changed_server(server, *found, pinned.as_ref()))]
+    ServerKeyChanged {
+        /// The server.
+        server: ServerName,
+        /// The key that it names now.
+        found: PublicKey,
+        /// File and line that pin the other one; `None` where `--rendezvous HOST#KEY` does.
+        pinned: Option<(PathBuf, usize)>,
+    },
+    /// The name belongs to another key.
+    #[error(
+        "the name \"{name}\" belongs to another key at {server}: choose another with --as, or use the computer \
+         (or the PUNCHTUNNEL_HOME) that registered it first"
+    )]
+    NameOwned {
+        /// The name.
+        name: Name,
+        /// The server.
+        server: ServerName,
+    },
+    /// The server takes no more names.
+    #[error(
+        "{server} takes no more names from this key or at all, so \"{name}\" is not registered: free one, or use another server"
+    )]
+    NameFull {
+        /// The name.
+        name: Name,
+        /// The server.
+        server: ServerName,
+    },
+    /// A local port cannot be listened on.
+    #[error("cannot listen on {address}: {source}{}", bind_advice(address, source))]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// The host does not know the invite.
+    #[error(
+        "\"{name}\" does not take this invite: it was used, has expired, or is for another host; run \"punchtunnel \
+         invite {name}\" there for a new one"
+    )]
+    InviteRefused {
+        /// The host.
+        name: Name,
+    },
+    /// The handshake did not prove the invite.
+    #[error(
+        "the invite does not prove that this is \"{name}\": the code is of another host, or somebody stands in \
+         between; nothing was sent; ask for a new invite by a way that nobody else reads"
+    )]
+    InviteNotProved {
+        /// The host.
+        name: Name,
+    },
+    /// The server speaks another version.
+    #[error(
+        "{server} speaks protocol version {theirs}, this program {}: update the older one",
+        crate::wire::VERSION
+    )]
+    Version {
+        /// The server.
+        server: ServerName,
+        /// Its version.
+        theirs: u8,
+    },
+}
+
+/// What the person at the other computer can set right.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// The host does not know this client.
+    #[error(
+        "\"{name}\" does not let this computer in: on that computer, run \"punchtunnel invite {name}\" and give \
+         the code here with --invite, or add this key to its authorized_clients: {key}"
+    )]
+    Unauthorised {
+        /// The host.
+        name: Name,
+        /// This client's key.
+        key: PublicKey,
+    },
+    /// The host has too many clients.
+    #[error("\"{name}\" has too many clients at once: try again later, or end one of them")]
+    Busy {
+        /// The host.
+        name: Name,
+    },
+    /// The other peer ended the session.
+    #[error("\"{name}\" ended the session: {}", goodbye(*why))]
+    Ended {
+        /// The host.
+        name: Name,
+        /// Why.
+        why: Goodbye,
+    },
+}
+
+/// What the network does not give.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// The server's name has no address.
+    #[error(
+        "cannot find the address of {server}: {source}; check the name, and that this computer is online"
+    )]
+    Resolve {
+        /// The server.
+        server: ServerName,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// The server does not answer.
+    #[error(
+        "{server} has not answered for {}, over UDP or TCP: check that \"punchtunnel rendezvous\" runs there and \
+         that its ports are open",
+        seconds(*since)
+    )]
+    ServerSilent {
+        /// The server.
+        server: ServerName,
+        /// For how long.
+        since: Duration,
+    },
+    /// The host did not appear in time.
+    #[error("\"{name}\" did not appear within {}: {}", seconds(*waited), last_seen(*last_seen_ago))]
+    NotThere {
+        /// The host.
+        name: Name,
+        /// How long this side waited (`--wait`).
+        waited: Duration,
+        /// How long ago it was last registered; `None` if it never was.
+        last_seen_ago: Option<Duration>,
+    },
+    /// The server keeps no more requests.
+    #[error("{server} keeps too many requests and does not take the one for \"{name}\": try again later")]
+    NotKept {
+        /// The host.
+        name: Name,
+        /// The server.
+        server: ServerName,
+    },
+    /// The NATs in between cannot be punched.
+    #[error("no direct connection to \"{name}\" can be made: {why}")]
+    Hopeless {
+        /// The host.
+        name: Name,
+        /// Why, in words.
+        why: String,
+    },
+    /// The system refused a socket operation.
+    #[error("cannot {operation}: {source}")]
+    Socket {
+        /// What was tried, as a verb with its address.
+        operation: String,
+        /// The system's words.
+        source: io::Error,
+    },
+}
+
+impl From<IdentityError> for Error {
+    fn from(error: IdentityError) -> Self {
+        Error::Config(error.into())
+    }
+}
+
+impl From<ForwardError> for Error {
+    fn from(error: ForwardError) -> Self {
+        Error::Config(error.into())
+    }
+}
+
+/// A duration as people say it: whole seconds from one second on, else milliseconds.
+pub fn seconds(duration: Duration) -> humantime::FormattedDuration {
+    let shown = if duration >= Duration::from_secs(1) {
+        Duration::from_secs((duration + Duration::from_millis(500)).as_secs())
+    } else {
+        Duration::from_millis(duration.as_millis() as u64)
+    };
+    humantime::format_duration(shown)
+}
+
+/// What is known about a host that is not there.
+pub(crate) fn last_seen(ago: Option<Duration>) -> String {
+    match ago {
+        None => {
+            "the server has never heard of it; is the name right, and does \"punchtunnel expose\" run there?"
+                .into()
+        }
+        Some(ago) if ago < Duration::from_secs(60) => "it was last seen less than a minute ago".into(),
+        Some(ago) => {
+            let minutes = Duration::from_secs(ago.as_secs() / 60 * 60);
+            format!("it was last seen {} ago", humantime::format_duration(minutes))
+        }
+    }
+}
+
+fn changed_host(
+    name: &Name,
+    found: Option<PublicKey>,
+    pinned: PublicKey,
+    path: &Path,
+    line: usize,
+) -> String {
+    let now = match found {
+        Some(found) => format!("Its key is now {found},\nand {pinned} was expected"),
+        None => format!("It does not have the key {pinned} (any more)"),
+    };
+    format!(
+        "REMOTE HOST IDENTIFICATION HAS CHANGED: \"{name}\"\n\
+         Somebody could be eavesdropping on you right now, or the host was installed anew.\n\
+         {now}.\n\
+         If you know why, remove line {line} of {} (punchtunnel hosts remove {name}) and connect with a new invite.",
+        path.display()
+    )
+}
+
+fn changed_server(server: &ServerName, found: PublicKey, pinned: Option<&(PathBuf, usize)>) -> String {
+    let remedy = match pinned {
+        Some((path, line)) => format!("remove line {line} of {}", path.display()),
+        None => "give the new key behind the # of --rendezvous".into(),
+    };
+    format!(
+        "THE RENDEZVOUS SERVER'S IDENTIFICATION HAS CHANGED: {server}\n\
+         Its key is now {found}. Somebody could stand in between, or the server was installed anew.\n\
+         If you know why, {remedy}."
+    )
+}
+
+fn bind_advice(address: &SocketAddr, source: &io::Error) -> String {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; another program has this port: stop it, or choose another port (0 is any free one)".into()
+        }
+        io::ErrorKind::PermissionDenied if address.port() < 1024 => {
+            "; ports below 1024 need privileges: choose a higher one".into()
+        }
+        io::ErrorKind::AddrNotAvailable => "; this computer does not have that address".into(),
+        _ => String::new(),
+    }
+}
+
+fn goodbye(why: Goodbye) -> &'static str {
+    match why {
+        Goodbye::Stopped => "it was stopped there",
+        Goodbye::Unauthorised => "this computer's key is not authorised there any more; ask for a new invite",
+        Goodbye::Unknown => "it was started anew; connect again",
+    }
+}

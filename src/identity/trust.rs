@@ -1,0 +1,225 @@
+//! Who is let in, and who is believed to be whom.
+
+use std::{
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use super::{
+    Code, Entry, Home, IdentityError, Name, OpenInvite, ServerName,
+    file::{self, Lock},
+    invites, keyed,
+};
+use crate::secure::{Psk, PublicKey};
+
+/// The answers to questions of trust, from the files of a [`Home`] and from what a command line added
+/// for this run. Every question reads the files anew.
+#[derive(Debug, Clone)]
+pub struct Trust {
+    home: Home,
+    allowed: Vec<PublicKey>,
+}
+
+/// What pinning a key did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pinned {
+    /// The key was written down.
+    New,
+    /// It was there.
+    Known,
+}
+
+impl Trust {
+    /// From the files of `home`.
+    pub fn new(home: Home) -> Trust {
+        Trust { home, allowed: Vec::new() }
+    }
+
+    /// With clients that are let in for this run, whatever the files say (`--allow`).
+    pub fn allowing(mut self, keys: impl IntoIterator<Item = PublicKey>) -> Trust {
+        self.allowed.extend(keys);
+        self
+    }
+
+    /// Where the files are.
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// May this client in?
+    ///
+    /// # Errors
+    /// A file that cannot be read or has a malformed line; so for all methods here.
+    pub fn is_authorised(&self, key: &PublicKey) -> Result<bool, IdentityError> {
+        Ok(self.allowed.contains(key) || self.clients()?.iter().any(|client| client.key == *key))
+    }
+
+    /// The lines of `authorized_clients`.
+    pub fn clients(&self) -> Result<Vec<Entry>, IdentityError> {
+        keyed::read_clients(&self.home.authorized_clients())
+    }
+
+    /// Could anybody be let in, as things stand: by `--allow`, by a file, or by an open invite to `name`?
+    pub fn lets_anybody_in(&self, name: &Name, now: u64) -> Result<bool, IdentityError> {
+        Ok(!self.allowed.is_empty()
+            || !self.clients()?.is_empty()
+            || self.invites()?.iter().any(|invite| invite.name == *name && invite.expiry > now))
+    }
+
+    /// Lets a client in from now on; false if it was in already.
+    pub fn authorise(&self, key: &PublicKey, comment: &str) -> Result<bool, IdentityError> {
+        let _lock = self.lock()?;
+        self.authorise_locked(key, comment)
+    }
+
+    /// Takes the right to come in away; false if the client did not have it.
+    pub fn revoke(&self, key: &PublicKey) -> Result<bool, IdentityError> {
+        let _lock = self.lock()?;
+        let lines: Vec<_> = self.clients()?.into_iter().filter(|client| client.key == *key).collect();
+        if lines.is_empty() {
+            return Ok(false);
+        }
+        keyed::remove(&self.home.authorized_clients(), &lines)?;
+        Ok(true)
+    }
+
+    /// Makes an invite to `name` from 24 random bytes. `now` is Unix time in seconds.
+    pub fn open_invite(
+        &self,
+        name: &Name,
+        random: &[u8; 24],
+        now: u64,
+        ttl: Duration,
+    ) -> Result<Code, IdentityError> {
+        let code = Code::from_random(random);
+        let _lock = self.lock()?;
+        file::create_directory(self.home.state_dir())?;
+        invites::add(&self.home.invites(), &code, name, now.saturating_add(ttl.as_secs()), now)?;
+        Ok(code)
+    }
+
+    /// All invites that were not used, expired ones too.
+    pub fn invites(&self) -> Result<Vec<OpenInvite>, IdentityError> {
+        invites::read(&self.home.invites())
+    }
+
+    /// The pre-shared key of an open invite to `name`; `None` if it is mistyped, used or expired.
+    pub fn invite(&self, name: &Name, id: u64, now: u64) -> Result<Option<Psk>, IdentityError> {
+        Ok(invites::find(&self.invites()?, name, id, now).map(|invite| invite.code.psk()))
+    }
+
+    /// A client has proved the secret of an invite: uses the invite up and lets the client in from now
+    /// on. False if somebody else used it meanwhile, or it expired: then nothing is granted.
+    ///
+    /// The invite goes first: a crash in between costs an invite, and never lets it be used twice.
+    pub fn use_up(&self, name: &Name, id: u64, key: &PublicKey, now: u64) -> Result<bool, IdentityError> {
+        let _lock = self.lock()?;
+        if !invites::take(&self.home.invites(), name, id, now)? {
+            return Ok(false);
+        }
+        let date = humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_secs(now));
+        self.authorise_locked(key, &format!("invited to {name} {date}"))?;
+        Ok(true)
+    }
+
+    /// The lines of `known_hosts`.
+    pub fn hosts(&self) -> Result<Vec<Entry>, IdentityError> {
+        keyed::read_pins(&self.home.known_hosts())
+    }
+
+    /// The line of `known_hosts` for the host of that name at that server.
+    pub fn host(&self, name: &Name, server: &ServerName) -> Result<Option<Entry>, IdentityError> {
+        find_pin(self.hosts()?, &host_subject(name, server))
+    }
+
+    /// Writes a host's key down, once it is proved.
+    ///
+    /// # Errors
+    /// [`IdentityError::Changed`] where another key is pinned.
+    pub fn pin_host(
+        &self,
+        name: &Name,
+        server: &ServerName,
+        key: &PublicKey,
+    ) -> Result<Pinned, IdentityError> {
+        let explanation = "hosts that connect trusts, a line each: NAME@SERVER:PORT KEY";
+        self.pin(&self.home.known_hosts(), &host_subject(name, server), key, explanation)
+    }
+
+    /// Forgets the hosts whose line begins with `NAME` or is of `NAME@HOST:PORT`; the lines that went.
+    pub fn forget_host(&self, subject: &str) -> Result<Vec<Entry>, IdentityError> {
+        let _lock = self.lock()?;
+        let is_meant =
+            |label: &str| label == subject || label.split_once('@').is_some_and(|(name, _)| name == subject);
+        let lines: Vec<_> = self.hosts()?.into_iter().filter(|host| is_meant(&host.label)).collect();
+        if !lines.is_empty() {
+            keyed::remove(&self.home.known_hosts(), &lines)?;
+        }
+        Ok(lines)
+    }
+
+    /// The line of `known_servers` for that rendezvous server.
+    pub fn server(&self, server: &ServerName) -> Result<Option<Entry>, IdentityError> {
+        find_pin(keyed::read_pins(&self.home.known_servers())?, &server.to_string())
+    }
+
+    /// Writes a rendezvous server's key down.
+    ///
+    /// # Errors
+    /// [`IdentityError::Changed`] where another key is pinned.
+    pub fn pin_server(&self, server: &ServerName, key: &PublicKey) -> Result<Pinned, IdentityError> {
+        let explanation = "rendezvous servers, a line each: HOST:PORT KEY";
+        self.pin(&self.home.known_servers(), &server.to_string(), key, explanation)
+    }
+
+    fn authorise_locked(&self, key: &PublicKey, comment: &str) -> Result<bool, IdentityError> {
+        if self.clients()?.iter().any(|client| client.key == *key) {
+            return Ok(false);
+        }
+        // A comment from elsewhere must not become a second line.
+        let comment = comment.replace(char::is_control, " ");
+        let line = format!("{key} {comment}");
+        let explanation = "clients that expose lets in, a line each: KEY [comment]";
+        keyed::add(&self.home.authorized_clients(), line.trim_end(), explanation)?;
+        Ok(true)
+    }
+
+    fn pin(
+        &self,
+        path: &Path,
+        subject: &str,
+        key: &PublicKey,
+        explanation: &str,
+    ) -> Result<Pinned, IdentityError> {
+        let _lock = self.lock()?;
+        let pins: Vec<_> = keyed::read_pins(path)?.into_iter().filter(|pin| pin.label == subject).collect();
+        if pins.iter().any(|pin| pin.key == *key) {
+            return Ok(Pinned::Known);
+        }
+        if let Some(other) = pins.first() {
+            return Err(IdentityError::Changed {
+                path: path.into(),
+                line: other.line,
+                subject: subject.into(),
+                pinned: other.key,
+            });
+        }
+        keyed::add(path, &format!("{subject} {key}"), explanation)?;
+        Ok(Pinned::New)
+    }
+
+    fn lock(&self) -> Result<Lock, IdentityError> {
+        Lock::take(self.home.config_dir())
+    }
+}
+
+fn host_subject(name: &Name, server: &ServerName) -> String {
+    format!("{name}@{server}")
+}
+
+fn find_pin(pins: Vec<Entry>, subject: &str) -> Result<Option<Entry>, IdentityError> {
+    Ok(pins.into_iter().find(|pin| pin.label == subject))
+}
+
+#[cfg(test)]
+mod tests;

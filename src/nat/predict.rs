@@ -1,0 +1,55 @@
+//! The simplest model that explains the observations.
+
+use std::collections::BTreeMap;
+
+use super::{Filtering, Mapping, Model, Observation, Prediction, fixed, observe, progression, spread};
+
+/// What a model is held for.
+pub(super) struct Fit {
+    pub(super) model: Model,
+    pub(super) mapping: Mapping,
+    /// Percent.
+    pub(super) confidence: u8,
+}
+
+/// Predicts the next external ports from the observations of a batch (in any order, some may be
+/// missing). `punch_ports` are the local port numbers of all punch ports by index, probed or not.
+///
+/// `None` only without a usable observation. The models are tried from the most to the least
+/// predictable: [`Model::Fixed`], [`Model::Progression`], [`Model::Band`], [`Model::Random`].
+///
+/// Where the NAT shows several public addresses, the most frequent one is predicted, with the
+/// confidence that its share of the observations leaves.
+///
+/// With a single server address, a mapping that depends on the destination's address alone cannot be
+/// told from an endpoint-independent one: that takes a second probe server.
+pub fn predict(observations: &[Observation], punch_ports: &[u16]) -> Option<Prediction> {
+    let (address, seen) = observe::of_one_address(observations)?;
+    let Fit { model, mapping, confidence } = fixed::fit(&seen, punch_ports).unwrap_or_else(|| {
+        let (mapping, draws) = draws(&seen);
+        progression::fit(&draws, mapping).unwrap_or_else(|| spread::fit(&draws, mapping))
+    });
+    let share = seen.len() * 100 / observations.len().max(1);
+    let confidence = u8::try_from(usize::from(confidence) * share / 100).unwrap_or(0);
+    Some(Prediction { address, model, mapping, filtering: Filtering::Unknown, confidence })
+}
+
+/// The observations that drew a new port each: all of them, unless the ports depend on the
+/// destination's address alone, where only the first towards each address did.
+fn draws(seen: &[Observation]) -> (Mapping, Vec<Observation>) {
+    let mut firsts: BTreeMap<_, Observation> = BTreeMap::new();
+    let (mut same, mut other) = (0, 0);
+    for &observation in seen {
+        let first = *firsts.entry((observation.local, observation.server.ip())).or_insert(observation);
+        if first.number != observation.number {
+            let repeated = first.observed.port() == observation.observed.port();
+            *(if repeated { &mut same } else { &mut other }) += 1;
+        }
+    }
+    if same <= other {
+        return (Mapping::AddressAndPortDependent, seen.to_vec());
+    }
+    let mut draws: Vec<_> = firsts.into_values().collect();
+    draws.sort_by_key(|o| o.number);
+    (Mapping::AddressDependent, draws)
+}

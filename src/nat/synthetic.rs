@@ -1,0 +1,227 @@
+//! An abstract NAT for the tests of this room and of the plans: only the assignment of ports, by seed.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use super::{Observation, probe_batch};
+
+/// SplitMix64: small, seeded, the same on every machine.
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Dice(seed ^ 0x5851_f42d_4c95_7f2d)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    /// Uniform in (0, 1).
+    pub(crate) fn unit(&mut self) -> f64 {
+        ((self.next() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+    }
+}
+
+/// How a [`Nat`] assigns ports.
+enum Assignment {
+    Offset(u16),
+    PreservingOnce,
+    Drawn,
+    Counter(i16),
+    Block { low: u16, width: u64 },
+}
+
+/// What a mapping is for.
+#[derive(PartialEq)]
+enum Scope {
+    Local,
+    LocalAndAddress,
+    Tuple,
+}
+
+/// One NAT with a public address and foreign traffic.
+pub(crate) struct Nat {
+    dice: Dice,
+    assignment: Assignment,
+    scope: Scope,
+    counter: u16,
+    mapped: BTreeMap<(u16, Option<SocketAddr>), u16>,
+    rate: f64,
+    /// Time on the NAT's clock, microseconds, and of the next foreign connection.
+    now_us: f64,
+    foreign_us: f64,
+    pub(crate) address: IpAddr,
+}
+
+impl Nat {
+    fn new(seed: u64, assignment: Assignment, scope: Scope, rate: f64) -> Self {
+        let mut dice = Dice::new(seed);
+        let counter = 20_000 + dice.below(20_000) as u16;
+        let mut nat = Nat {
+            dice,
+            assignment,
+            scope,
+            counter,
+            mapped: BTreeMap::new(),
+            rate,
+            now_us: 0.0,
+            foreign_us: f64::INFINITY,
+            address: [203, 0, 113, 1 + (seed % 200) as u8].into(),
+        };
+        nat.foreign_us = nat.wait();
+        nat
+    }
+
+    pub(crate) fn preserving(seed: u64) -> Self {
+        Nat::offset(seed, 0)
+    }
+
+    pub(crate) fn offset(seed: u64, by: u16) -> Self {
+        Nat::new(seed, Assignment::Offset(by), Scope::Local, 0.0)
+    }
+
+    pub(crate) fn preserving_once(seed: u64) -> Self {
+        Nat::new(seed, Assignment::PreservingOnce, Scope::Tuple, 0.0)
+    }
+
+    pub(crate) fn endpoint_independent(seed: u64) -> Self {
+        Nat::new(seed, Assignment::Drawn, Scope::Local, 0.0)
+    }
+
+    pub(crate) fn endpoint_independent_counter(seed: u64, step: i16) -> Self {
+        Nat::new(seed, Assignment::Counter(step), Scope::Local, 0.0)
+    }
+
+    pub(crate) fn address_dependent_counter(seed: u64, step: i16) -> Self {
+        Nat::new(seed, Assignment::Counter(step), Scope::LocalAndAddress, 0.0)
+    }
+
+    pub(crate) fn counter(seed: u64, step: i16, rate: f64) -> Self {
+        Nat::new(seed, Assignment::Counter(step), Scope::Tuple, rate)
+    }
+
+    pub(crate) fn random(seed: u64, width: u64) -> Self {
+        let low = 1024 + Dice::new(!seed).below(64_513 - width) as u16;
+        Nat::new(seed, Assignment::Block { low, width }, Scope::Tuple, 0.0)
+    }
+
+    /// The port that the next connection gets from a counter.
+    pub(crate) fn peek(&self) -> u16 {
+        self.counter
+    }
+
+    /// Lets time pass, and foreign connections with it.
+    pub(crate) fn pass(&mut self, us: f64) {
+        self.now_us += us;
+        while self.foreign_us <= self.now_us {
+            self.count();
+            self.foreign_us += self.wait();
+        }
+    }
+
+    /// The external address of a connection from `local` to `remote`.
+    pub(crate) fn open(&mut self, local: u16, remote: SocketAddr) -> SocketAddr {
+        let key = match self.scope {
+            Scope::Local => (local, None),
+            Scope::LocalAndAddress => (local, Some(SocketAddr::new(remote.ip(), 0))),
+            Scope::Tuple => (local, Some(remote)),
+        };
+        let port = match self.mapped.get(&key) {
+            Some(&port) => port,
+            None => self.assign(local),
+        };
+        self.mapped.insert(key, port);
+        SocketAddr::new(self.address, port)
+    }
+
+    fn assign(&mut self, local: u16) -> u16 {
+        match self.assignment {
+            Assignment::Offset(by) => local.wrapping_add(by),
+            Assignment::PreservingOnce if self.mapped.keys().all(|(l, _)| *l != local) => local,
+            Assignment::PreservingOnce | Assignment::Drawn => 1024 + self.dice.below(64_512) as u16,
+            Assignment::Counter(_) => self.count(),
+            Assignment::Block { low, width } => {
+                let free = |nat: &Nat, port| nat.mapped.values().all(|&used| used != port);
+                loop {
+                    let port = low + self.dice.below(width) as u16;
+                    if free(self, port) {
+                        return port;
+                    }
+                }
+            }
+        }
+    }
+
+    fn count(&mut self) -> u16 {
+        let port = self.counter;
+        if let Assignment::Counter(step) = self.assignment {
+            self.counter = port.wrapping_add_signed(step);
+        }
+        port
+    }
+
+    fn wait(&mut self) -> f64 {
+        if self.rate > 0.0 { -self.dice.unit().ln() * 1e6 / self.rate } else { f64::INFINITY }
+    }
+}
+
+/// Local ports as an operating system gives them: distinct, in no order.
+pub(crate) fn locals(dice: &mut Dice, count: usize) -> Vec<u16> {
+    let mut ports = Vec::new();
+    while ports.len() < count {
+        let port = 32_768 + dice.below(20_000) as u16;
+        if !ports.contains(&port) {
+            ports.push(port);
+        }
+    }
+    ports
+}
+
+/// What one server with two ports sees of a batch that leaves within a millisecond.
+pub(crate) fn batch(nat: &mut Nat, punch: &[u16]) -> Vec<Observation> {
+    batch_spread(nat, punch, 1_000)
+}
+
+/// The same of a batch that takes `window_us`.
+pub(crate) fn batch_spread(nat: &mut Nat, punch: &[u16], window_us: u32) -> Vec<Observation> {
+    probe(nat, punch, window_us, &["192.0.2.1:7862", "192.0.2.1:7863"])
+}
+
+/// The same of two servers, whose clocks differ by an hour.
+pub(crate) fn batch_of_two_servers(nat: &mut Nat, punch: &[u16]) -> Vec<Observation> {
+    probe(nat, punch, 1_000, &["192.0.2.1:7862", "192.0.2.1:7863", "192.0.2.2:7862", "192.0.2.2:7863"])
+}
+
+fn probe(nat: &mut Nat, punch: &[u16], window_us: u32, servers: &[&str]) -> Vec<Observation> {
+    let servers: Vec<SocketAddr> = servers.iter().map(|s| s.parse().unwrap()).collect();
+    let probes = probe_batch(punch.len() as u16, &servers);
+    let gap = f64::from(window_us) / (probes.len() - 1) as f64;
+    let mut seen = Vec::new();
+    for probe in probes {
+        if probe.number > 0 {
+            nat.pass(gap);
+        }
+        let local_port = punch[usize::from(probe.local)];
+        let clock = if probe.server.ip() == servers[0].ip() { 7_000_000 } else { 3_607_000_000 };
+        seen.push(Observation {
+            number: probe.number,
+            local: probe.local,
+            local_port,
+            server: probe.server,
+            observed: nat.open(local_port, probe.server),
+            at_us: clock + nat.now_us as u64,
+        });
+    }
+    seen
+}
