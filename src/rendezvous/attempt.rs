@@ -159,7 +159,8 @@ impl Attempt {
         node: [u8; 16],
         queue: &VecDeque<ToServer>,
     ) {
-        let mut hello = ClientHello { node, body: Body { ack: 0, seq: 0, kept: Vec::new(), once: Vec::new() } };
+        let mut hello =
+            ClientHello { node, body: Body { ack: 0, seq: 0, kept: Vec::new(), once: Vec::new() } };
         let mut payload = wire::encode(&hello);
         for message in queue {
             hello.body.kept.push(message.clone());

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     secure::PublicKey,
     wire::{
-        Blob,
+        Blob, MAX_BODY,
         server::{Decline, FromServer, NameRefusal, RequestRefusal, ToServer},
     },
 };
@@ -173,7 +173,15 @@ impl Directory {
         }
     }
 
-    fn answer(&mut self, at: Arrival, client: NodeRef, request: u32, wanted: Wanted, host: NodeRef, key: PublicKey) {
+    fn answer(
+        &mut self,
+        at: Arrival,
+        client: NodeRef,
+        request: u32,
+        wanted: Wanted,
+        host: NodeRef,
+        key: PublicKey,
+    ) {
         let Some(hello) = wanted.hello else {
             return self.say(client, FromServer::Found { request, key: key.0 });
         };
@@ -198,13 +206,18 @@ impl Directory {
             if relation.host.node == host && relation.reply.is_none() && relation.name == name {
                 self.relations.remove(id);
                 let Side { node, number } = relation.client;
-                self.keep(unix_secs, node, number, Wanted { name: relation.name, hello: Some(relation.hello) });
+                self.keep(
+                    unix_secs,
+                    node,
+                    number,
+                    Wanted { name: relation.name, hello: Some(relation.hello) },
+                );
             }
         }
     }
 
     fn want(&mut self, at: Arrival, node: NodeRef, request: u32, name: String, hello: Option<Blob>) {
-        if !is_name(&name) {
+        if !is_name(&name) || hello.as_ref().is_some_and(|hello| hello.0.len() > MAX_BODY) {
             return self.say(node, FromServer::NotKept { request, why: RequestRefusal::Malformed });
         }
         self.forget(node, request);
@@ -256,7 +269,8 @@ impl Directory {
     fn cancel(&mut self, node: NodeRef, number: u32) {
         self.forget(node, number);
         if let Some((id, relation)) = self.relations.find(node, number) {
-            let other = if relation.client == (Side { node, number }) { relation.host } else { relation.client };
+            let other =
+                if relation.client == (Side { node, number }) { relation.host } else { relation.client };
             self.relations.remove(id);
             self.say(other.node, FromServer::Gone { relation: other.number });
         }
@@ -270,6 +284,10 @@ impl Directory {
     }
 
     fn accept(&mut self, node: NodeRef, number: u32, reply: Blob) {
+        if reply.0.len() > MAX_BODY {
+            // It could not be passed on.
+            return self.decline(node, number, Decline::Handshake);
+        }
         let Some((client, host)) = self.relations.accept(node, number, reply.clone()) else { return };
         self.introduced(client, host, reply);
         let addresses = self.common_addresses(host.node, client.node);

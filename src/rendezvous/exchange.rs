@@ -201,7 +201,7 @@ impl Server {
             association.channel.send_once(self.now, pong);
             return;
         }
-        let datagram = association.channel.seal_once(pong);
+        let datagram = association.channel.seal_alone(&pong);
         if datagram.len() <= room {
             self.out.push_back((from, datagram));
         }

@@ -78,7 +78,8 @@ impl Names {
             most: limits.names,
             most_per_key: limits.names_per_key,
         };
-        for (name, key, last_seen) in stored.into_iter().filter(|(name, ..)| is_name(name)).take(limits.names) {
+        for (name, key, last_seen) in stored.into_iter().filter(|(name, ..)| is_name(name)).take(limits.names)
+        {
             if names.owners.insert(name, Owner { key, last_seen, holder: None }).is_none() {
                 *names.owned.entry(key).or_default() += 1;
             }
@@ -235,7 +236,9 @@ mod tests {
     fn what_was_stored_is_known_again() {
         let mut before = names(Limits::default());
         let _ = before.claim(start(), 10, HERE, "box", ALICE, NodeRef(1));
-        let Some(Store::Put { name, key, last_seen }) = before.poll_store() else { panic!("nothing to store") };
+        let Some(Store::Put { name, key, last_seen }) = before.poll_store() else {
+            panic!("nothing to store")
+        };
         assert_eq!(before.poll_store(), None);
         let mut after = Names::new(start(), &Limits::default(), [(name, key, last_seen)]);
         assert_eq!(after.unseen_for(15, "box"), Some(5));

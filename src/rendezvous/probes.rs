@@ -71,9 +71,8 @@ impl Batches {
             observed,
             at_us,
         };
-        let prediction = self.gather(now, question, observation).and_then(|all| {
-            predict(&all, &punch_ports(&all))
-        });
+        let prediction =
+            self.gather(now, question, observation).and_then(|all| predict(&all, &punch_ports(&all)));
         ProbeAnswer { observed, at_us, prediction }
     }
 
@@ -88,7 +87,12 @@ impl Batches {
     }
 
     /// All observations of the batch, if this one completes it.
-    fn gather(&mut self, now: Instant, question: ProbeQuestion, one: Observation) -> Option<Vec<Observation>> {
+    fn gather(
+        &mut self,
+        now: Instant,
+        question: ProbeQuestion,
+        one: Observation,
+    ) -> Option<Vec<Observation>> {
         let id = question.batch;
         if !self.batches.contains_key(&id) {
             let source = Prefix::from(one.observed);
@@ -111,7 +115,8 @@ impl Batches {
     }
 
     fn expire(&mut self, now: Instant) {
-        while let Some((_, id)) = self.by_age.first().copied().filter(|(begun, _)| now >= *begun + BATCH_LIFE) {
+        while let Some((_, id)) = self.by_age.first().copied().filter(|(begun, _)| now >= *begun + BATCH_LIFE)
+        {
             self.forget(id);
         }
     }
@@ -202,7 +207,13 @@ mod tests {
         }
         assert_eq!(batches.len(), MAX_BATCHES);
         for batch in 0..10_000 {
-            batches.observe(start() + BATCH_LIFE, start(), question(batch, 0, 1), server, addr("192.0.2.9:1"));
+            batches.observe(
+                start() + BATCH_LIFE,
+                start(),
+                question(batch, 0, 1),
+                server,
+                addr("192.0.2.9:1"),
+            );
         }
         assert!(batches.is_empty() && batches.by_age.is_empty() && batches.by_source.is_empty());
     }

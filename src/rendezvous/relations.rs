@@ -107,7 +107,8 @@ impl Relations {
     /// How many relations `node` has under numbers of its own choice.
     pub(super) fn asked_by(&self, node: NodeRef) -> usize {
         let all = Side { node, number: 0 }..=Side { node, number: u32::MAX };
-        let client = |(side, id): &(&Side, &RelationId)| self.by_id.get(id).is_some_and(|r| r.client == **side);
+        let client =
+            |(side, id): &(&Side, &RelationId)| self.by_id.get(id).is_some_and(|r| r.client == **side);
         self.by_side.range(all).filter(client).count()
     }
 

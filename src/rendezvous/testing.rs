@@ -3,7 +3,10 @@
 use std::{sync::OnceLock, time::Instant};
 
 /// The instant at which every test begins.
-#[expect(clippy::disallowed_methods, reason = "an Instant can be had from nowhere else; all others are computed")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an Instant can be had from nowhere else; all others are computed"
+)]
 pub(super) fn start() -> Instant {
     static START: OnceLock<Instant> = OnceLock::new();
     *START.get_or_init(Instant::now)

@@ -125,6 +125,9 @@ pub struct Start {
     pub after_us: u64,
     /// ... after the responder received the ping of this number.
     pub sample: u32,
+    /// From the probes to the instant, milliseconds: how long others behind a NAT have been using up
+    /// ports by then. The initiator's reckoning, which both plan with (see [`crate::punch::plan()`]).
+    pub window_ms: u16,
 }
 
 /// Why a responder does not start.
