@@ -55,7 +55,7 @@ fn server_later(record: &Record) -> Result<()> {
     let address = rendezvous(trio.vps.address);
     let mut expose = home.start(&["expose", "22", "--as", NAME, "--rendezvous", &address])?;
     expose.line(&trio.vps.address.to_string())?;
-    expose.line("trying")?;
+    expose.line("trying on")?;
     ensure(expose.is_running()?, || "expose ended".to_owned())?;
     let _server = serve(&vps)?;
     expose.line("registered as")?;
@@ -81,7 +81,8 @@ fn no_name(record: &Record) -> Result<()> {
         "--wait",
         "3s",
     ])?;
-    connecting.line("never")?;
+    connecting.line("never heard of")?;
+    connecting.line("did not appear")?;
     let took = connecting.ends_with(1, PATIENCE)?;
     ensure(took >= Duration::from_secs(3), || format!("ended after {took:?}"))
 }
@@ -94,7 +95,7 @@ fn name_gone(record: &Record) -> Result<()> {
     let mut connecting = parties.connect_with(&["--wait", "3s"])?;
     // Killed or ended, the server knows within its time to live of registrations; either way the name
     // was there a moment ago.
-    connecting.line("ago")?;
+    connecting.line("last seen")?;
     connecting.ends_with(1, PATIENCE).map(drop)
 }
 
@@ -109,7 +110,7 @@ fn name_later(record: &Record) -> Result<()> {
         (rendezvous(trio.vps.address), echo.port.to_string(), LOCAL_PORT.to_string());
     let connecting =
         laptop.start(&["connect", NAME, "-L", &local, "--rendezvous", &address, "--host-key", &host_key])?;
-    connecting.line("never")?;
+    connecting.line("never heard of")?;
     let _expose =
         home.start(&["expose", &port, "--as", NAME, "--rendezvous", &address, "--allow", &client_key])?;
     connecting.line("connected directly")?;

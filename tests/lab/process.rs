@@ -24,6 +24,12 @@ use crate::{
 /// be busy with other tests, and a test that waits for a condition loses no time by it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Begins the line that records what was started.
+const COMMAND: &str = "$ ";
+
+/// The last line of a program.
+const CLOSED: &str = "(no more)";
+
 /// What all parties of one test said, in order of time.
 #[derive(Debug, Clone)]
 pub struct Record {
@@ -78,7 +84,7 @@ impl Record {
         from: usize,
         patience: Duration,
         mut find: impl FnMut(&str) -> Option<T>,
-    ) -> Option<(usize, Duration, T)> {
+    ) -> Option<(Duration, T)> {
         let deadline = Instant::now() + patience;
         let mut lines = self.lines();
         let mut next = from;
@@ -88,7 +94,7 @@ impl Record {
                 if &*line.party == party
                     && let Some(found) = find(&line.text)
                 {
-                    return Some((next, line.at, found));
+                    return Some((line.at, found));
                 }
             }
             let left = deadline.checked_duration_since(Instant::now())?;
@@ -115,7 +121,7 @@ impl Process {
     pub fn start(record: &Record, namespace: &Namespace, party: &str, command: &mut Command) -> Result<Self> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let party: Arc<str> = party.into();
-        record.add(&party, format!("$ {}", words(command)));
+        record.add(&party, format!("{COMMAND}{}", words(command)));
         let (started, from) = (record.shared.start.elapsed(), record.lines().len());
         let mut child = namespace
             .within(|| command.spawn())?
@@ -148,33 +154,15 @@ impl Process {
 
     /// Waits for a line that contains `pattern`: the line, and the time from the start of the program.
     pub fn line(&self, pattern: &str) -> Result<(String, Duration)> {
-        self.line_within(pattern, PATIENCE)
-    }
-
-    /// The same, with another deadline.
-    pub fn line_within(&self, pattern: &str, patience: Duration) -> Result<(String, Duration)> {
-        self.find(self.from, patience, pattern).map(|(_, line, at)| (line, at))
-    }
-
-    /// Waits for that many lines that contain `pattern`; the last.
-    pub fn nth_line(&self, pattern: &str, count: usize) -> Result<(String, Duration)> {
-        let mut from = self.from;
-        let mut last = None;
-        for _ in 0..count {
-            let (next, line, at) = self.find(from, PATIENCE, pattern)?;
-            from = next;
-            last = Some((line, at));
+        let found = self.record.wait(&self.party, self.from, PATIENCE, |line| {
+            let found = line.contains(pattern) && !line.starts_with(COMMAND);
+            found.then(|| Some(line.to_owned())).or_else(|| (line == CLOSED).then_some(None))
+        });
+        match found {
+            Some((at, Some(line))) => Ok((line, at.saturating_sub(self.started))),
+            Some((_, None)) => Err(failed(&self.party, format!("ended without a line with `{pattern}`"))),
+            None => Err(failed(&self.party, format!("no line with `{pattern}` within {PATIENCE:?}"))),
         }
-        last.ok_or_else(|| Failure::from("no line was asked for"))
-    }
-
-    fn find(&self, from: usize, patience: Duration, pattern: &str) -> Result<(usize, String, Duration)> {
-        let found = self
-            .record
-            .wait(&self.party, from, patience, |line| line.contains(pattern).then(|| line.to_owned()));
-        let (next, at, line) = found
-            .ok_or_else(|| failed(&self.party, format!("no line with `{pattern}` within {patience:?}")))?;
-        Ok((next, line, at.saturating_sub(self.started)))
     }
 
     /// Sends it a signal.
@@ -240,6 +228,7 @@ fn tell(record: &Record, party: &Arc<str>, from: impl Read + Send + 'static) {
         for line in BufReader::new(from).split(b'\n').map_while(std::io::Result::ok) {
             record.add(&party, String::from_utf8_lossy(&line).trim_end().to_owned());
         }
+        record.add(&party, CLOSED.to_owned());
     });
 }
 
