@@ -14,6 +14,7 @@ mod namespace;
 #[path = "../nat_model/mod.rs"]
 mod nat_model;
 mod network;
+mod opens;
 mod packet;
 mod parties;
 mod process;
@@ -52,6 +53,8 @@ enum Needs {
     Nothing,
     /// No other test beside it: it measures time.
     Quiet,
+    /// The program `ping`.
+    Ping,
     /// OpenSSH, and several user ids for its server.
     OpenSsh,
 }
@@ -95,6 +98,7 @@ fn failure(error: impl std::fmt::Display) -> ExitCode {
 fn cells() -> Vec<Cell> {
     let mut cells = Vec::new();
     cells.extend(ground::cells());
+    cells.extend(opens::cells());
     cells.extend(tunnels::cells());
     cells.extend(timing::cells());
     cells.extend(ssh::cells());
@@ -128,8 +132,11 @@ impl Cell {
     fn obstacle(&self, privilege: &std::result::Result<Privilege, String>) -> Option<String> {
         match privilege {
             Err(why) => Some(why.clone()),
-            Ok(privilege) if self.needs == Needs::OpenSsh => namespace::openssh(*privilege).err(),
-            Ok(_) => None,
+            Ok(privilege) => match self.needs {
+                Needs::OpenSsh => namespace::openssh(*privilege).err(),
+                Needs::Ping => namespace::ping().err(),
+                Needs::Nothing | Needs::Quiet => None,
+            },
         }
     }
 

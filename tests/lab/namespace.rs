@@ -83,6 +83,12 @@ pub fn furnish() -> Result<()> {
     ip("link set lo up")
 }
 
+/// Whether there is a `ping`, or why not.
+pub fn ping() -> std::result::Result<(), String> {
+    let there = runs(with_system_programs(&mut Command::new("ping")).arg("-V"));
+    if there { Ok(()) } else { Err("there is no `ping` (Debian package iputils-ping)".to_owned()) }
+}
+
 /// Whether an OpenSSH server can run here, or why not.
 pub fn openssh(privilege: Privilege) -> std::result::Result<(), String> {
     if privilege == Privilege::UserNamespace {
