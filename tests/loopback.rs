@@ -69,6 +69,8 @@ async fn host(server: &Running, services: &[&str]) -> (Host, StaticKey) {
 }
 
 fn run<F: Future<Output = ()>>(test: F) {
+    let log = tracing_subscriber::fmt().with_test_writer();
+    log.with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).try_init().ok();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async { tokio::time::timeout(HANG, test).await.expect("the test hangs") });
     runtime.shutdown_background();
