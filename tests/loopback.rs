@@ -189,8 +189,10 @@ fn a_dropped_stream_resets_the_service() {
 #[test]
 fn a_service_that_refuses_resets_the_clients_local_connection() {
     run(async {
-        // A port that was free a moment ago: nobody listens there.
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // A port that is taken and not listened on: it refuses, and nobody else can get it meanwhile.
+        let holder = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        holder.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let closed = holder.local_addr().unwrap().as_socket().unwrap().port();
         let (_server, _host, client) = trio(&[&closed.to_string()]).await;
         let mut stream = client.open(None).await.unwrap();
         let error = stream.read(&mut [0]).await.unwrap_err();
