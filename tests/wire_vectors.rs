@@ -308,7 +308,7 @@ fn peer(vectors: &mut Vectors) {
     );
     vectors.body(
         "peer reply",
-        PeerReply { index: 0x0102_0304, resumed: false, held_us: 1500, body: Body::default() },
+        PeerReply { index: 0x0102_0304, resumed: false, body: Body::default() },
     );
 }
 

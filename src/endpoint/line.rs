@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     channel::{Channel, ChannelError, Full},
-    punch::{ClockFilter, Hole, PingLog, clock::HANDSHAKE_SAMPLE, schedule},
+    punch::{ClockFilter, Hole, PingLog, schedule},
     secure::Psk,
     wire::peer::PeerMessage,
 };
@@ -76,17 +76,6 @@ impl Line {
         }
     }
 
-    /// The handshake itself is the first sample of the initiator's clock.
-    pub(super) fn handshake_sample(&mut self, sent: Instant, now: Instant, held_us: u32) {
-        self.clock.handshake(sent, now, held_us);
-        self.set_rtt();
-    }
-
-    /// The responder received the handshake then: the first sample of its log.
-    pub(super) fn handshake_received(&mut self, received: Instant) {
-        self.pings.received(received, HANDSHAKE_SAMPLE);
-    }
-
     /// The other side's observed addresses, where they became known only after the handshake.
     pub(super) fn introduced(&mut self, now: Instant, addresses: &[SocketAddr]) {
         self.hole.restart(now, addresses);
@@ -122,8 +111,7 @@ impl Line {
                             self.clock.path_changed();
                         }
                     }
-                    let r = self.clock.pong(now, sample, held_us); eprintln!("pong {sample} from {from:?} {r:?} {:?}", self.clock.smoothed());
-                    if r.is_some() {
+                    if self.clock.pong(now, sample, held_us).is_some() {
                         self.relay_ping = None;
                     }
                     self.set_rtt();

@@ -85,7 +85,10 @@ impl World {
             key: key(who as u8 + 1),
             servers: vec![SERVER.parse().expect("address")],
             server_key: None,
-            probe_servers: vec![SERVER.parse().expect("address"), "203.0.113.1:7863".parse().expect("address")],
+            probe_servers: vec![
+                SERVER.parse().expect("address"),
+                "203.0.113.1:7863".parse().expect("address"),
+            ],
             role,
         };
         self.endpoints[who] = Some(Endpoint::new(self.now, [who as u8 + 70; 32], settings));
@@ -189,7 +192,9 @@ impl World {
             Happening::Tell(who, input) => self.tell(who, input),
             Happening::Dial { who, local, remote, ports, opening } => {
                 let other = self.dialled.iter().position(|d| d.0 == remote && d.1 == local);
-                let Some(other) = other else { return self.dialled.push((local, remote, who, ports, opening)) };
+                let Some(other) = other else {
+                    return self.dialled.push((local, remote, who, ports, opening));
+                };
                 let (_, _, whom, their_ports, their_opening) = self.dialled.remove(other);
                 self.next += 2;
                 let (mine, theirs) = (ConnId(self.next), ConnId(self.next - 1));

@@ -65,6 +65,10 @@ pub const MAX_QUEUE: usize = 64;
 /// is away when it changes cells, shorter than a person's patience.
 const PING_PATIENCE: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(3), Duration::from_secs(5)];
 
+/// A request that is not acknowledged for so long has a ping sent after it: if the NAT has given this side
+/// another address meanwhile, that is how the server comes to know that the address is good.
+const REQUEST_PATIENCE: Duration = Duration::from_millis(500);
+
 /// Least time between two pings that answer a change of the observed address.
 const PROVE_AGAIN: Duration = Duration::from_secs(1);
 
@@ -203,7 +207,7 @@ impl Client {
             Some(line) => {
                 line.channel.send(now, message)?;
                 if line.unanswered == 0 {
-                    line.ping_at = line.ping_at.min(now + PING_PATIENCE[0]);
+                    line.ping_at = line.ping_at.min(now + REQUEST_PATIENCE);
                 }
             }
             None if once || self.queue.contains(&message) => {}

@@ -21,6 +21,8 @@ mod client;
 mod cookie;
 mod directory;
 mod exchange;
+#[cfg(test)]
+mod hostile;
 mod limits;
 mod names;
 mod probes;

@@ -474,8 +474,8 @@ fn where_only_long_datagrams_are_lost_over_udp_tcp_is_used() {
     let mut world = World::new(23);
     let host = world.join(1);
     world.send(host, register("box"));
-    world.run_for(60 * MS);
-    // The cookie has come; everything after it is lost.
+    world.run_for(40 * MS);
+    // HELLO has left; everything after it is lost.
     world.parties[host].udp_blocked = true;
     world.run_until(10 * SECOND, |w| matches!(w.parties[host].client.path(), Some(Path::Tcp(_))));
 }
@@ -497,14 +497,14 @@ fn a_client_whose_address_changed_is_followed_once_it_has_proved_it() {
 }
 
 #[test]
-fn a_request_from_a_new_address_is_answered_two_round_trips_later() {
+fn a_request_from_a_new_address_is_answered_within_a_second() {
     let mut world = World::new(25);
     let (_, client, _) = acquainted(&mut world);
     world.run_for(5 * SECOND);
     world.parties[client].udp = "203.0.113.9:4444".parse().expect("an address");
     world.send(client, find(9, "box"));
     let took = world.run_until_heard(client, |m| matches!(m, FromServer::Found { request: 9, .. }));
-    assert!(took <= 150 * MS, "Find and Pong, Ping and Found (or its repetition): {took:?}");
+    assert!(took < SECOND, "half a second of patience, Ping and Pong twice: {took:?}");
 }
 
 #[test]
@@ -554,7 +554,6 @@ fn loss_doubling_and_reordering_only_cost_time() {
             .filter_map(|m| if let FromServer::Found { request, .. } = m { Some(*request) } else { None })
             .collect();
         assert_eq!(found, (100..120).collect::<Vec<_>>(), "seed {seed}: once each, and in order");
-        assert_eq!(world.inbox(host).iter().filter(|m| **m == FromServer::Registered).count(), 1);
         assert_eq!(last_introduction(&world, host), Some(relation), "seed {seed}");
         assert_eq!(world.server.stats().associations, 2);
     }
