@@ -108,6 +108,8 @@ fn sweep(_record: &Record) -> Result<()> {
         socket.set_nonblocking(true)?;
         sockets.push(socket);
     }
+    // The router stands still meanwhile: the device's queue must hold them all.
+    let held = trio.world.network();
     for (socket, port) in sockets.iter().zip(20_000..) {
         let to = SockAddr::from(SocketAddr::new(trio.vps.address, port));
         match socket.connect(&to) {
@@ -115,6 +117,7 @@ fn sweep(_record: &Record) -> Result<()> {
             other => return Err(failed("connecting", format!("{other:?}"))),
         }
     }
+    drop(held);
     for socket in &sockets {
         let patience = Timespec::try_from(PATIENCE).map_err(|error| failed("deadline", error))?;
         poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&patience))
