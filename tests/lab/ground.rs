@@ -110,8 +110,6 @@ fn sweep(_record: &Record) -> Result<()> {
     }
     // The router stands still meanwhile: the device's queue must hold them all.
     let held = trio.world.network();
-    // The router stands still meanwhile: the device's queue must hold them all.
-    let held = trio.world.network();
     for (socket, port) in sockets.iter().zip(20_000..) {
         let to = SockAddr::from(SocketAddr::new(trio.vps.address, port));
         match socket.connect(&to) {
@@ -119,7 +117,6 @@ fn sweep(_record: &Record) -> Result<()> {
             other => return Err(failed("connecting", format!("{other:?}"))),
         }
     }
-    drop(held);
     drop(held);
     for socket in &sockets {
         let patience = Timespec::try_from(PATIENCE).map_err(|error| failed("deadline", error))?;
