@@ -14,7 +14,7 @@ use crate::{
     forward::ForwardError,
     identity::{CodeError, IdentityError, Name, NameError, ServerName},
     secure::PublicKey,
-    wire::peer::Goodbye,
+    wire::{peer::Goodbye, stream::ResetReason},
 };
 
 /// What can go wrong, by who must act.
@@ -146,6 +146,19 @@ pub enum ConfigError {
         /// The system's words.
         source: io::Error,
     },
+    /// What was to be removed is not there.
+    #[error("{what} is not in {}: \"punchtunnel {command}\" lists what there is", file.display())]
+    NotListed {
+        /// The key or name.
+        what: String,
+        /// Where it was looked for.
+        file: PathBuf,
+        /// The command that lists that file.
+        command: &'static str,
+    },
+    /// Standard input or output fails.
+    #[error("{0}")]
+    Stdio(String),
     /// The host does not know the invite.
     #[error(
         "\"{name}\" does not take this invite: it was used, has expired, or is for another host; run \"punchtunnel \
@@ -196,6 +209,14 @@ pub enum PeerError {
     Busy {
         /// The host.
         name: Name,
+    },
+    /// A stream was reset.
+    #[error("{reason} (host \"{name}\"){}", reset_advice(*reason))]
+    Reset {
+        /// The host.
+        name: Name,
+        /// Why.
+        reason: ResetReason,
     },
     /// The other peer ended the session.
     #[error("\"{name}\" ended the session: {}", goodbye(*why))]
@@ -291,7 +312,7 @@ pub fn seconds(duration: Duration) -> humantime::FormattedDuration {
 }
 
 /// What is known about a host that is not there.
-pub(crate) fn last_seen(ago: Option<Duration>) -> String {
+pub fn last_seen(ago: Option<Duration>) -> String {
     match ago {
         None => {
             "the server has never heard of it; is the name right, and does \"punchtunnel expose\" run there?"
@@ -350,7 +371,18 @@ fn bind_advice(address: &SocketAddr, source: &io::Error) -> String {
     }
 }
 
-fn goodbye(why: Goodbye) -> &'static str {
+fn reset_advice(reason: ResetReason) -> &'static str {
+    match reason {
+        ResetReason::Refused => ": is it running there, on the port that was exposed?",
+        ResetReason::Unreachable => ": check the address that was exposed",
+        ResetReason::NoSuchService => ": use a label or port that was exposed, or none for the first one",
+        ResetReason::TooMany => ": close some and try again",
+        _ => "",
+    }
+}
+
+/// Why a session ended, to go behind a colon.
+pub fn goodbye(why: Goodbye) -> &'static str {
     match why {
         Goodbye::Stopped => "it was stopped there",
         Goodbye::Unauthorised => "this computer's key is not authorised there any more; ask for a new invite",

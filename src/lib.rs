@@ -6,6 +6,7 @@ pub mod forward;
 pub mod identity;
 pub mod mux;
 pub mod nat;
+pub mod net;
 pub mod punch;
 pub mod rendezvous;
 pub mod secure;

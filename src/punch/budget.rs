@@ -1,6 +1,6 @@
 //! What an attempt may cost, and where it may go: nobody is made a weapon of.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// How much a round may spend. Part of what both sides plan from, so it is agreed: the initiator sends
 /// its own in `Start`, the responder takes it if it can afford it. A side that can afford less leaves
@@ -39,6 +39,13 @@ pub fn may_open_to(target: IpAddr, server: IpAddr) -> bool {
         Reach::Public => true,
         Reach::Local => reach(server) == Reach::Local,
     }
+}
+
+/// Whether `target` may be tried as the peer's address inside a LAN, by a plain connect: a local address,
+/// where the server is not on this very machine (there the punch itself stays inside).
+pub fn may_connect_in_lan(target: SocketAddr, server: IpAddr) -> bool {
+    let local = reach(target.ip()) == Reach::Local && !target.ip().to_canonical().is_loopback();
+    local && target.port() != 0 && !server.to_canonical().is_loopback()
 }
 
 #[derive(PartialEq)]

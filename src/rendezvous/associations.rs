@@ -90,7 +90,7 @@ impl Associations {
     }
 
     /// How many began at that source.
-    pub(super) fn from_source(&self, source: Prefix) -> usize {
+    pub(super) fn count_from(&self, source: Prefix) -> usize {
         self.by_source.get(&source).copied().unwrap_or(0)
     }
 

@@ -70,6 +70,8 @@ struct Joining {
     init: Vec<u8>,
     ladder: Ladder,
     until: Instant,
+    begun: Instant,
+    sent: u32,
     /// Messages of the queue that travel in INIT.
     carried: usize,
     server_key: PublicKey,
@@ -83,6 +85,8 @@ pub(super) struct Joined {
     /// Messages of the queue that have arrived.
     pub(super) carried: usize,
     pub(super) server_key: PublicKey,
+    /// Round trip, where it is not in doubt because INIT was sent once.
+    pub(super) rtt: Option<Duration>,
 }
 
 impl Attempt {
@@ -110,6 +114,7 @@ impl Attempt {
             }
             Some(joining) => {
                 if joining.ladder.due(now) {
+                    joining.sent += 1;
                     out.push_back((joining.path, joining.init.clone()));
                 }
                 return;
@@ -182,17 +187,20 @@ impl Attempt {
             init,
             ladder: Ladder { next: now, gap },
             until: now + JOIN_PATIENCE,
+            begun: now,
+            sent: 0,
             carried: hello.body.kept.len(),
             server_key,
         });
     }
 
     /// REPLY came; nothing happens if it is not the answer, or not authentic.
-    pub(super) fn reply(&mut self, index: u32, sender: u32, noise: &[u8]) -> Option<Joined> {
+    pub(super) fn reply(&mut self, now: Instant, index: u32, sender: u32, noise: &[u8]) -> Option<Joined> {
         let joining = self.joining.as_mut().filter(|_| self.local == index)?;
         let (payload, secrets) = joining.handshake.try_read(noise).ok()?;
         let hello: ServerHello = wire::decode(&payload, MAX_DATAGRAM).ok()?;
         let (carried, server_key) = (joining.carried, joining.server_key);
-        Some(Joined { keys: secrets.datagram(), remote: sender, hello, carried, server_key })
+        let rtt = (joining.sent == 1).then(|| now - joining.begun);
+        Some(Joined { keys: secrets.datagram(), remote: sender, hello, carried, server_key, rtt })
     }
 }

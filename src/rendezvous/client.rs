@@ -26,8 +26,10 @@ use std::{
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use super::attempt::{Attempt, Joined};
-use super::limits::KEEP_ALIVE;
+use super::{
+    attempt::{Attempt, Joined},
+    limits::KEEP_ALIVE,
+};
 use crate::{
     channel::{Channel, Full},
     endpoint::Path,
@@ -62,6 +64,10 @@ pub const MAX_QUEUE: usize = 64;
 /// How long each of the three pings in a row is waited for. 10 s in all: longer than a mobile network
 /// is away when it changes cells, shorter than a person's patience.
 const PING_PATIENCE: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(3), Duration::from_secs(5)];
+
+/// A request that is not acknowledged for so long has a ping sent after it: if the NAT has given this side
+/// another address meanwhile, that is how the server comes to know that the address is good.
+const REQUEST_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Least time between two pings that answer a change of the observed address.
 const PROVE_AGAIN: Duration = Duration::from_secs(1);
@@ -201,7 +207,7 @@ impl Client {
             Some(line) => {
                 line.channel.send(now, message)?;
                 if line.unanswered == 0 {
-                    line.ping_at = line.ping_at.min(now + PING_PATIENCE[0]);
+                    line.ping_at = line.ping_at.min(now + REQUEST_PATIENCE);
                 }
             }
             None if once || self.queue.contains(&message) => {}
@@ -223,7 +229,7 @@ impl Client {
                 self.cookie(now, path, index, cookie, PublicKey(server_key));
             }
             Ok(Packet::Reply { index, sender, noise }) => {
-                let joined = self.attempt.as_mut().and_then(|a| a.reply(index, sender, noise));
+                let joined = self.attempt.as_mut().and_then(|a| a.reply(now, index, sender, noise));
                 if let Some(joined) = joined {
                     self.join(now, path, joined);
                 }
@@ -309,6 +315,11 @@ impl Client {
         Some(self.line.as_ref()?.local)
     }
 
+    /// Everything that is to arrive has arrived, or there is nobody to send it to.
+    pub fn is_idle(&self) -> bool {
+        self.line.as_ref().is_none_or(|line| line.channel.is_idle())
+    }
+
     /// The server's address.
     pub fn server(&self) -> SocketAddr {
         self.server
@@ -335,9 +346,12 @@ impl Client {
 
     fn join(&mut self, now: Instant, path: Path, joined: Joined) {
         let Some(attempt) = self.attempt.take() else { return };
-        let Joined { keys, remote, hello, carried, server_key } = joined;
+        let Joined { keys, remote, hello, carried, server_key, rtt } = joined;
         let carried = self.queue.drain(..carried.min(self.queue.len())).collect();
         let mut channel = Channel::new(keys, attempt.local, remote, MAX_DATAGRAM).with_sent(now, carried);
+        if let Some(rtt) = rtt {
+            channel.set_rtt(rtt);
+        }
         let messages = channel.handle_body(now, hello.body).unwrap_or_default();
         let before = self.line.take();
         let moved = before.as_ref().is_some_and(|b| b.observed != hello.observed || b.path != path);

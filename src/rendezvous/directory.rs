@@ -203,8 +203,9 @@ impl Directory {
     /// Introductions that this host has not answered wait again.
     fn put_back(&mut self, unix_secs: u64, host: NodeRef, name: &str) {
         for (id, relation) in self.relations.of(host) {
-            if relation.host.node == host && relation.reply.is_none() && relation.name == name {
-                self.relations.remove(id);
+            let unanswered = relation.host.node == host && relation.reply.is_none();
+            // A node that asked for itself has both sides of one relation.
+            if unanswered && relation.name == name && self.relations.remove(id).is_some() {
                 let Side { node, number } = relation.client;
                 self.keep(
                     unix_secs,
@@ -317,3 +318,7 @@ impl Directory {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "directory_tests.rs"]
+mod tests;

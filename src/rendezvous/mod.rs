@@ -21,6 +21,8 @@ mod client;
 mod cookie;
 mod directory;
 mod exchange;
+#[cfg(test)]
+mod hostile;
 mod limits;
 mod names;
 mod probes;
@@ -30,6 +32,10 @@ mod server;
 mod spent;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod world;
 
 use std::net::SocketAddr;
 

@@ -96,11 +96,11 @@ impl Batches {
         let id = question.batch;
         if !self.batches.contains_key(&id) {
             let source = Prefix::from(one.observed);
-            let count = self.by_source.entry(source).or_default();
-            if self.batches.len() >= MAX_BATCHES || *count >= MAX_BATCHES_PER_SOURCE {
+            let count = self.by_source.get(&source).copied().unwrap_or(0);
+            if self.batches.len() >= MAX_BATCHES || count >= MAX_BATCHES_PER_SOURCE {
                 return None;
             }
-            *count += 1;
+            self.by_source.insert(source, count + 1);
             self.batches.insert(id, Batch { begun: now, source, observations: BTreeMap::new() });
             self.by_age.insert((now, id));
         }

@@ -253,6 +253,6 @@ impl Server {
 
     fn has_room(&self, from: Source) -> bool {
         self.associations.len().0 < self.limits.associations
-            && self.associations.from_source(from.addr.into()) < self.limits.associations_per_source
+            && self.associations.count_from(from.addr.into()) < self.limits.associations_per_source
     }
 }
