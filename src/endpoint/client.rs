@@ -57,7 +57,6 @@ struct Hello {
     initiator: Initiator,
     index: u32,
     prepare: RoundId,
-    sent: Instant,
     /// The host was not there at the time: the message waited at the server.
     waited: bool,
 }
@@ -117,7 +116,7 @@ impl Endpoint {
         let introduce = ToServer::Introduce { request, name, hello: message.into() };
         self.tell(now, server, introduce);
         if let Some(asking) = self.asking() {
-            asking.hello = Some(Hello { initiator, index, prepare, sent: now, waited: false });
+            asking.hello = Some(Hello { initiator, index, prepare, waited: false });
         }
     }
 
