@@ -356,7 +356,8 @@ impl Peer {
             }
             PeerMessage::Goodbye { why } => {
                 env.out.push_back(Output::SessionEnded { peer: self.id, why });
-                self.leave(env.out);
+                // Not gone yet: the other side waits for the acknowledgement.
+                self.closing.get_or_insert(now + CLOSING);
             }
             PeerMessage::Prepare { .. } | PeerMessage::Start(_) | PeerMessage::NotStarted { .. } => {}
         }
