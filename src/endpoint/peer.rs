@@ -552,7 +552,9 @@ impl Peer {
         let proof = self.fresh.iter().chain((!self.is_announced()).then_some(&self.line));
         let proof = proof.map(|line| line.since + PROOF).min();
         let retired = self.retired.iter().map(|(_, until)| *until).min();
-        [round, retired, self.retry, self.closing, proof, self.line.poll_timeout()]
+        // With everything said and acknowledged there is nothing left to wait for.
+        let closing = self.closing.map(|until| if self.line.is_idle() { until - CLOSING } else { until });
+        [round, retired, self.retry, closing, proof, self.line.poll_timeout()]
             .into_iter()
             .flatten()
             .min()
