@@ -32,7 +32,7 @@ use crate::{
     wire::{self, WireError, packet::DATA_HEADER, record::TAG},
 };
 pub use reliable::{Body, Full, MAX_UNACKNOWLEDGED};
-use reliable::{Receiving, Sending, Sized};
+use reliable::{Measured, Receiving, Sending};
 pub use replay::ReplayWindow;
 
 /// Most messages that wait to be sent once. They leave at the next `poll_transmit`; more of them is a
@@ -77,7 +77,7 @@ pub struct Channel<Out, In = Out> {
     replay: ReplayWindow,
     sending: Sending<Out>,
     receiving: Receiving,
-    once: VecDeque<Sized<Out>>,
+    once: VecDeque<Measured<Out>>,
     last_received: Option<Instant>,
     hears: PhantomData<fn() -> In>,
 }
@@ -182,7 +182,7 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
     /// [`Full`]: [`MAX_UNACKNOWLEDGED`] messages wait for acknowledgement, or the message is longer than
     /// a datagram.
     pub fn send(&mut self, _now: Instant, message: Out) -> Result<(), Full> {
-        let message = Sized::new(message);
+        let message = Measured::new(message);
         if message.size > self.room() {
             return Err(Full);
         }
@@ -192,7 +192,7 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
     /// Sends a message that is not repeated. Lost where it is longer than a datagram, or where
     /// [`MAX_ONCE`] wait.
     pub fn send_once(&mut self, _now: Instant, message: Out) {
-        let message = Sized::new(message);
+        let message = Measured::new(message);
         if message.size <= self.room() && self.once.len() < MAX_ONCE {
             self.once.push_back(message);
         }

@@ -289,6 +289,20 @@ fn what_is_not_acknowledged_can_be_moved_to_another_channel() {
 }
 
 #[test]
+fn a_message_sealed_alone_takes_nothing_else_along_and_changes_nothing() {
+    let ((mut a, mut b), now) = (pair(), start());
+    a.send(now, "kept".into()).unwrap();
+    a.send_once(now, "once".into());
+    let alone = a.seal_alone(&"alone".into());
+    let rest = a.poll_transmit(now).unwrap();
+    assert_eq!(deliver(now, &mut b, &rest).unwrap().messages, ["kept", "once"]);
+    assert_eq!(
+        deliver(now, &mut b, &alone).unwrap(),
+        Received { messages: vec!["alone".into()], newest: false }
+    );
+}
+
+#[test]
 fn an_idle_channel_is_small_enough_to_be_held_a_million_times() {
     assert!(size_of::<Channel<crate::wire::server::FromServer>>() <= 384);
 }

@@ -175,7 +175,7 @@ impl Endpoint {
     /// The host lets us in: its handshake message proves it.
     fn introduced(&mut self, now: Instant, relation: Relation, addresses: Vec<SocketAddr>, reply: &[u8]) {
         let Some(hello) = self.asking().and_then(|a| a.hello.take()) else { return };
-        let Hello { initiator, index, prepare, sent, waited, .. } = hello;
+        let Hello { initiator, index, prepare, .. } = hello;
         let opened = initiator.read(reply).ok();
         let opened = opened
             .and_then(|(body, secrets)| Some((wire::decode::<PeerReply>(&body, MAX_BODY).ok()?, secrets)));
@@ -186,9 +186,6 @@ impl Endpoint {
             Channel::new(secrets.datagram(), index, reply.index, MAX_PEER_DATAGRAM);
         self.out.push_back(Output::Event(Event::Introduced { addresses: addresses.clone() }));
         let mut line = Line::new(now, (index, channel), relation, &addresses, secrets.psk("link"));
-        if !waited {
-            line.handshake_sample(sent, now, reply.held_us);
-        }
         line.ping(now);
         if !reply.resumed {
             self.forget_sessions();

@@ -118,25 +118,19 @@ impl Endpoint {
 
     /// Lets the client in: the second handshake message, and a line that the client has yet to prove.
     fn accept(&mut self, now: Instant, ask: Ask, psk: &Psk) {
-        let Ask { relation, responder, hello, received } = ask;
+        let Ask { relation, responder, hello, .. } = ask;
         let key = responder.remote();
         let known = self.peers.values().find(|p| p.key == key && p.session == hello.session);
         let known = known.filter(|p| p.is_announced()).map(|p| p.id);
         let index = self.new_index();
-        let reply = PeerReply {
-            index,
-            resumed: known.is_some(),
-            held_us: now.saturating_duration_since(received).as_micros().min(u128::from(u32::MAX)) as u32,
-            body: Body::default(),
-        };
+        let reply = PeerReply { index, resumed: known.is_some(), body: Body::default() };
         let (message, secrets) = responder.write(psk, &wire::encode(&reply));
         let accept = ToServer::Accept { relation: relation.number, reply: message.into() };
         self.tell(now, relation.server, accept);
         let channel: Channel<PeerMessage> =
             Channel::new(secrets.datagram(), index, hello.index, MAX_PEER_DATAGRAM);
         // The addresses follow with the server's Introduced.
-        let mut line = Line::new(now, (index, channel), relation, &[], secrets.psk("link"));
-        line.handshake_received(received);
+        let line = Line::new(now, (index, channel), relation, &[], secrets.psk("link"));
         match known {
             Some(id) => self.with_peer(id, |peer, _| peer.fresh = Some(line)),
             None => {

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     channel::{Channel, ChannelError, Full},
-    punch::{ClockFilter, Hole, PingLog, clock::HANDSHAKE_SAMPLE, schedule},
+    punch::{ClockFilter, Hole, PingLog, schedule},
     secure::Psk,
     wire::peer::PeerMessage,
 };
@@ -76,17 +76,6 @@ impl Line {
         }
     }
 
-    /// The handshake itself is the first sample of the initiator's clock.
-    pub(super) fn handshake_sample(&mut self, sent: Instant, now: Instant, held_us: u32) {
-        self.clock.handshake(sent, now, held_us);
-        self.set_rtt();
-    }
-
-    /// The responder received the handshake then: the first sample of its log.
-    pub(super) fn handshake_received(&mut self, received: Instant) {
-        self.pings.received(received, HANDSHAKE_SAMPLE);
-    }
-
     /// The other side's observed addresses, where they became known only after the handshake.
     pub(super) fn introduced(&mut self, now: Instant, addresses: &[SocketAddr]) {
         self.hole.restart(now, addresses);
@@ -115,11 +104,15 @@ impl Line {
                     self.channel.send_once(now, PeerMessage::Pong { sample, held_us: 0 });
                 }
                 PeerMessage::Pong { sample, held_us } => {
+                    if let Some(from) = from {
+                        let before = self.hole.direct();
+                        self.hole.handle_pong(now, from);
+                        if self.hole.direct() != before {
+                            self.clock.path_changed();
+                        }
+                    }
                     if self.clock.pong(now, sample, held_us).is_some() {
                         self.relay_ping = None;
-                    }
-                    if let Some(from) = from {
-                        self.hole.handle_pong(now, from);
                     }
                     self.set_rtt();
                 }

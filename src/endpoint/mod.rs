@@ -20,6 +20,8 @@ mod io;
 mod line;
 mod peer;
 mod round;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -66,7 +68,7 @@ pub struct Endpoint {
 /// What only one kind of endpoint has.
 enum Part {
     Host(host::Host),
-    Client(client::Asking),
+    Client(Box<client::Asking>),
 }
 
 impl Endpoint {
@@ -83,7 +85,7 @@ impl Endpoint {
         let part = match role {
             Role::Host { name } => Part::Host(host::Host::new(name)),
             Role::Client { name, host_key, invite } => {
-                Part::Client(client::Asking::new(name, host_key, invite))
+                Part::Client(Box::new(client::Asking::new(name, host_key, invite)))
             }
         };
         let mut endpoint = Endpoint {
@@ -283,7 +285,7 @@ impl Endpoint {
     fn drain_server(&mut self, now: Instant, server: usize) {
         while let Some(event) = self.servers.get_mut(server).and_then(Client::poll_event) {
             match event {
-                ClientEvent::Message(message) => self.from_server(now, server, message),
+                ClientEvent::Message(message) => self.server_message(now, server, message),
                 ClientEvent::Reached { observed, path, took, server_key, first_contact, .. } => {
                     if first_contact {
                         self.out.push_back(Output::Event(Event::ServerKey(server_key)));
@@ -309,7 +311,7 @@ impl Endpoint {
         }
     }
 
-    fn from_server(&mut self, now: Instant, server: usize, message: FromServer) {
+    fn server_message(&mut self, now: Instant, server: usize, message: FromServer) {
         match message {
             FromServer::Relay { datagram, .. } => {
                 self.peer_datagram(now, None, &datagram.0);

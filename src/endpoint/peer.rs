@@ -85,6 +85,8 @@ pub(super) struct Peer {
     candidates: Candidates,
     epoch: u32,
     link: Option<u32>,
+    /// The newest link that there ever was.
+    newest: u32,
     links: u32,
     attempt: u32,
     attempt_began: Instant,
@@ -116,6 +118,7 @@ impl Peer {
             candidates: Candidates::default(),
             epoch: 0,
             link: None,
+            newest: 0,
             links: 0,
             attempt: 0,
             attempt_began: now,
@@ -211,7 +214,7 @@ impl Peer {
     }
 
     fn overdue(round: &Round, now: Instant) -> bool {
-        round.end().map_or(round.age(now) > ATTEMPT, |end| end <= now)
+        round.end().map_or(round.age(now) >= ATTEMPT, |end| end <= now)
     }
 
     /// The initiator's part: starts rounds, and gives them up.
@@ -224,7 +227,7 @@ impl Peer {
         };
         if round.end().is_some_and(|end| end <= now) {
             self.round_failed(now, "no connection was completed".into(), env);
-        } else if round.at.is_none() && round.age(now) > PREPARE {
+        } else if round.at.is_none() && round.age(now) >= PREPARE {
             let why = if round.mine.is_none() {
                 "the probes got no answer"
             } else {
@@ -416,7 +419,8 @@ impl Peer {
     /// wanted then.
     pub(super) fn silent_at(&self) -> Option<Instant> {
         let needed = self.initiator && self.link.is_none() && self.closing.is_none();
-        needed.then(|| self.line.heard() + SILENT)
+        // While there was a link nobody spoke on the line: its silence counts from the attempt on.
+        needed.then(|| self.line.heard().max(self.attempt_began) + SILENT)
     }
 
     /// A new line is there: an attempt that got nowhere on the old one begins again.
@@ -519,10 +523,12 @@ impl Peer {
 
     fn nominated(&mut self, now: Instant, conn: ConnId, nominated: Nominated, env: &mut Env) {
         let Nominated { link, surplus, remote, lan, since } = nominated;
-        if self.link.is_some_and(|current| link.epoch <= current) {
+        // A connection of an earlier round may finish its handshake after the link that was chosen then
+        // is lost: the session has no use for it.
+        if link.epoch <= self.newest {
             return env.out.push_back(Output::Close { conn });
         }
-        self.link = Some(link.epoch);
+        (self.link, self.newest) = (Some(link.epoch), link.epoch);
         self.links += 1;
         self.failures = 0;
         self.retry = None;
@@ -538,7 +544,8 @@ impl Peer {
     /// When to call [`advance`](Self::advance) again.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let round = self.round.as_ref().and_then(|r| {
-            let prepare = r.at.is_none().then(|| r.begun() + PREPARE);
+            let patience = if self.initiator { PREPARE } else { ATTEMPT };
+            let prepare = r.at.is_none().then(|| r.begun() + patience);
             [r.deadline(), r.end(), prepare].into_iter().flatten().min()
         });
         let proof = self.fresh.iter().chain((!self.is_announced()).then_some(&self.line));

@@ -20,6 +20,7 @@ pub const PING_PROOF: usize = 72;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientHello {
     /// Random for each run of the client: joins its associations over several address families.
+    #[serde(with = "super::bin")]
     pub node: [u8; 16],
     /// The first messages.
     pub body: Body<ToServer>,
@@ -111,6 +112,7 @@ pub enum FromServer {
         /// From `Find`.
         request: u32,
         /// The host's static key. The server's word alone: prove it before trusting it.
+        #[serde(with = "super::bin")]
         key: [u8; 32],
     },
     /// Nobody is registered under the name now. The request is kept.
