@@ -139,7 +139,8 @@ impl Endpoint {
 
     pub(super) fn client_message(&mut self, now: Instant, server: usize, message: FromServer) {
         let Some(asking) = self.asking() else { return };
-        let current = |request: u32| request == asking.request && asking.server == Some(server);
+        // Requests are numbered for this node, whichever family the answer comes over.
+        let current = |request: u32| request == asking.request;
         match message {
             FromServer::Found { request, key } if current(request) => {
                 asking.host_key.get_or_insert(PublicKey(key));

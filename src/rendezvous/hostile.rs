@@ -241,6 +241,18 @@ fn a_client_cannot_turn_the_server_on_an_address_where_it_does_not_receive() {
 }
 
 #[test]
+fn a_dual_stack_socket_makes_no_difference_to_what_clients_are_told() {
+    let mut server = server(Limits::default());
+    let mut client = client(1, 1);
+    let mapped = Source { addr: "[::ffff:10.0.0.1]:5000".parse().expect("an address"), udp: true };
+    talk(&mut server, &mut client, start(), mapped);
+    assert_eq!(client.observed(), Some(udp(1).addr));
+    client.handle_network_change(start() + SECOND);
+    talk(&mut server, &mut client, start() + SECOND, mapped);
+    assert_eq!(client.observed(), Some(udp(1).addr));
+}
+
+#[test]
 fn a_full_server_says_busy_and_one_source_cannot_fill_it() {
     let mut full = server(Limits { associations: 2, ..Limits::default() });
     for n in 0..3 {
