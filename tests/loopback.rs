@@ -27,8 +27,12 @@ struct Running {
 }
 
 async fn server() -> Running {
-    let server =
-        Server::builder().listen("127.0.0.1:0".parse().unwrap()).probe_ports([0]).bind().await.unwrap();
+    server_at("127.0.0.1:0").await
+}
+
+async fn server_at(address: &str) -> Running {
+    let listen = address.parse().unwrap();
+    let server = Server::builder().listen(listen).probe_ports([0]).bind().await.unwrap();
     let address = server.addresses()[0].to_string();
     let probe_port = server.probe_addresses()[1].port();
     let key = server.public_key();
