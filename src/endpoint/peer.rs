@@ -368,10 +368,7 @@ impl Peer {
         let retired = self.retired.iter().map(|(_, until)| *until).min();
         // With everything said and acknowledged there is nothing left to wait for.
         let closing = self.closing.map(|until| if self.line.is_idle() { until - CLOSING } else { until });
-        [round, retired, self.retry, closing, proof, self.line.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        [round, retired, self.retry, closing, proof, self.line.poll_timeout()].into_iter().flatten().min()
     }
 }
 
