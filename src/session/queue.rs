@@ -80,8 +80,10 @@ impl Queue {
         self.records.push_back(Sealed { epoch, bytes });
     }
 
-    /// Forgets the records below `next`; numbers outside the queue are clipped to it.
-    pub(super) fn acknowledge(&mut self, next: u64) {
+    /// Forgets the records below `next`; numbers outside the queue are clipped to it. Gives the bytes
+    /// that became free.
+    pub(super) fn acknowledge(&mut self, next: u64) -> usize {
+        let before = self.size;
         while self.first < next
             && let Some(record) = self.records.pop_front()
         {
@@ -97,6 +99,7 @@ impl Queue {
                 }
             }
         }
+        before - self.size
     }
 
     /// Forgets everything: the session is over.

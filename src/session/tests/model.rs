@@ -21,8 +21,12 @@ enum Move {
     Cut(usize, usize),
     /// A link that both sides attach.
     Attach,
-    /// A link that only the initiator comes to attach.
+    /// A link that only the initiator comes to attach; the responder has none.
     AttachHalf,
+    /// A link of which the responder has not yet heard.
+    AttachInitiator,
+    /// Now it has.
+    AttachResponder,
     Pass(u64),
     Exchange,
 }
@@ -42,6 +46,8 @@ fn moves() -> impl Strategy<Value = Move> {
         1 => (size.clone(), size).prop_map(|(a, b)| Move::Cut(a, b)),
         2 => Just(Move::Attach),
         1 => Just(Move::AttachHalf),
+        2 => Just(Move::AttachInitiator),
+        3 => Just(Move::AttachResponder),
         2 => (0..60u64).prop_map(Move::Pass),
         3 => Just(Move::Exchange),
     ]
@@ -121,6 +127,8 @@ impl Model {
             }
             Move::Attach => self.pair.attach(),
             Move::AttachHalf => self.pair.attach_only([true, false]),
+            Move::AttachInitiator => self.pair.attach_initiator(),
+            Move::AttachResponder => self.pair.attach_responder(),
             Move::Pass(ms) => {
                 self.pair.now += MS * ms as u32;
                 for session in &mut self.pair.sessions {
