@@ -168,6 +168,7 @@ impl Session {
     pub fn detach(&mut self, _now: Instant) {
         if let Some(link) = self.link.take() {
             self.rtt = link.liveness.rtt();
+            self.queue.rest();
         }
     }
 
@@ -230,6 +231,7 @@ impl Session {
     /// # Errors
     /// [`LinkError::Silent`]: the link is dead, as with [`handle_input`](Self::handle_input).
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), LinkError> {
+        self.queue.rest();
         match &mut self.link {
             Some(link) => link.handle_timeout(now),
             None => Ok(()),

@@ -34,6 +34,8 @@ struct Pair {
     pending: Option<EstablishedLink>,
     /// What the initiator had sent on the link before, while the responder still reads that one.
     late: BytesMut,
+    /// A byte on its way was changed: an error of the receiver is what is wanted, and cuts the link.
+    damaged: bool,
 }
 
 impl Pair {
@@ -49,6 +51,7 @@ impl Pair {
             capacity: 256 * 1024,
             pending: None,
             late: BytesMut::new(),
+            damaged: false,
         }
     }
 
@@ -91,8 +94,9 @@ impl Pair {
         let late =
             if self.pending.is_none() { std::mem::take(&mut self.pipes[INITIATOR]) } else { BytesMut::new() };
         let half_read = std::mem::take(&mut self.inputs[RESPONDER]);
+        let damaged = self.damaged;
         self.empty_pipes();
-        (self.late, self.inputs[RESPONDER]) = (late, half_read);
+        (self.late, self.inputs[RESPONDER], self.damaged) = (late, half_read, damaged);
         self.epoch += 1;
         let (ours, theirs) = link(self.epoch);
         self.sessions[INITIATOR].attach(self.now, ours).unwrap();
@@ -113,6 +117,7 @@ impl Pair {
         self.inputs = Default::default();
         self.late = BytesMut::new();
         self.pending = None;
+        self.damaged = false;
     }
 
     /// One side transmits until its pipe holds `limit` bytes. True if it transmitted anything.
@@ -141,7 +146,22 @@ impl Pair {
         }
         let bytes = pipe.split_to(count);
         self.inputs[to].extend_from_slice(&bytes);
-        self.sessions[to].handle_input(self.now, &mut self.inputs[to])
+        match self.sessions[to].handle_input(self.now, &mut self.inputs[to]) {
+            Err(_) if self.damaged => {
+                self.cut();
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Changes a bit of what that side transmitted on the newest link.
+    fn damage(&mut self, from: usize, bit: usize) {
+        let bits = self.pipes[from].len() * 8;
+        if bits > 0 {
+            self.pipes[from][bit % bits / 8] ^= 1 << (bit % 8);
+            self.damaged = true;
+        }
     }
 
     /// Carries everything both ways until nothing more is transmitted, without letting time pass.

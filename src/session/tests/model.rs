@@ -29,6 +29,8 @@ enum Move {
     AttachResponder,
     Pass(u64),
     Exchange,
+    /// Changes a bit on its way.
+    Damage(usize, usize),
 }
 
 fn moves() -> impl Strategy<Value = Move> {
@@ -50,6 +52,7 @@ fn moves() -> impl Strategy<Value = Move> {
         3 => Just(Move::AttachResponder),
         2 => (0..60u64).prop_map(Move::Pass),
         3 => Just(Move::Exchange),
+        1 => (0..2usize, any::<usize>()).prop_map(|(s, bit)| Move::Damage(s, bit)),
     ]
 }
 
@@ -138,6 +141,7 @@ impl Model {
                     }
                 }
             }
+            Move::Damage(side, bit) => self.pair.damage(side, bit),
             Move::Exchange => {
                 self.pair.exchange();
             }
