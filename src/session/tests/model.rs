@@ -29,6 +29,8 @@ enum Move {
     AttachResponder,
     Pass(u64),
     Exchange,
+    /// A few bytes are written and sent, and some of what was sent arrives.
+    Talk(usize, usize, usize),
     /// Changes a bit on its way.
     Damage(usize, usize),
 }
@@ -52,6 +54,7 @@ fn moves() -> impl Strategy<Value = Move> {
         3 => Just(Move::AttachResponder),
         2 => (0..60u64).prop_map(Move::Pass),
         3 => Just(Move::Exchange),
+        6 => (0..2usize, 0..8usize, 0..300usize).prop_map(|(s, p, n)| Move::Talk(s, p, n)),
         1 => (0..2usize, any::<usize>()).prop_map(|(s, bit)| Move::Damage(s, bit)),
     ]
 }
@@ -142,6 +145,13 @@ impl Model {
                 }
             }
             Move::Damage(side, bit) => self.pair.damage(side, bit),
+            Move::Talk(side, pick, count) => {
+                if let Some(id) = self.pick(side, pick) {
+                    self.write(side, id, 1 + count % 7);
+                }
+                self.pair.transmit(side, usize::MAX);
+                self.pair.deliver(side, count).unwrap();
+            }
             Move::Exchange => {
                 self.pair.exchange();
             }
