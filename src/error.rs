@@ -14,7 +14,7 @@ use crate::{
     forward::ForwardError,
     identity::{CodeError, IdentityError, Name, NameError, ServerName},
     secure::PublicKey,
-    wire::peer::Goodbye,
+    wire::{peer::Goodbye, stream::ResetReason},
 };
 
 /// What can go wrong, by who must act.
@@ -103,9 +103,20 @@ pub enum ConfigError {
         /// The key that is pinned.
         pinned: PublicKey,
         /// The file that pins it.
-        path: PathBuf,
+        path: Box<Path>,
         /// The line, from 1.
         line: usize,
+    },
+    /// The host does not have the key that the command line names.
+    #[error(
+        "\"{name}\" does not have the key {named} that --host-key names: compare it with what \"punchtunnel key\" \
+         prints on that computer"
+    )]
+    HostKeyWrong {
+        /// The host.
+        name: Name,
+        /// The key.
+        named: PublicKey,
     },
     /// Another key is pinned for the rendezvous server.
     #[error("{}", changed_server(server, *found, pinned.as_ref()))]
@@ -123,6 +134,17 @@ pub enum ConfigError {
          (or the PUNCHTUNNEL_HOME) that registered it first"
     )]
     NameOwned {
+        /// The name.
+        name: Name,
+        /// The server.
+        server: ServerName,
+    },
+    /// Another run with the same key has registered the name.
+    #[error(
+        "another \"punchtunnel expose\" with this key has registered \"{name}\" at {server} and has it now: stop one of \
+         the two, or give them different names"
+    )]
+    NameTaken {
         /// The name.
         name: Name,
         /// The server.
@@ -146,6 +168,19 @@ pub enum ConfigError {
         /// The system's words.
         source: io::Error,
     },
+    /// What was to be removed is not there.
+    #[error("{what} is not in {}: \"punchtunnel {command}\" lists what there is", file.display())]
+    NotListed {
+        /// The key or name.
+        what: String,
+        /// Where it was looked for.
+        file: PathBuf,
+        /// The command that lists that file.
+        command: &'static str,
+    },
+    /// Standard input or output fails.
+    #[error("{0}")]
+    Stdio(String),
     /// The host does not know the invite.
     #[error(
         "\"{name}\" does not take this invite: it was used, has expired, or is for another host; run \"punchtunnel \
@@ -196,6 +231,14 @@ pub enum PeerError {
     Busy {
         /// The host.
         name: Name,
+    },
+    /// A stream was reset.
+    #[error("{reason} (host \"{name}\"){}", reset_advice(*reason))]
+    Reset {
+        /// The host.
+        name: Name,
+        /// Why.
+        reason: ResetReason,
     },
     /// The other peer ended the session.
     #[error("\"{name}\" ended the session: {}", goodbye(*why))]
@@ -291,7 +334,7 @@ pub fn seconds(duration: Duration) -> humantime::FormattedDuration {
 }
 
 /// What is known about a host that is not there.
-pub(crate) fn last_seen(ago: Option<Duration>) -> String {
+pub fn last_seen(ago: Option<Duration>) -> String {
     match ago {
         None => {
             "the server has never heard of it; is the name right, and does \"punchtunnel expose\" run there?"
@@ -350,7 +393,18 @@ fn bind_advice(address: &SocketAddr, source: &io::Error) -> String {
     }
 }
 
-fn goodbye(why: Goodbye) -> &'static str {
+fn reset_advice(reason: ResetReason) -> &'static str {
+    match reason {
+        ResetReason::Refused => ": is it running there, on the port that was exposed?",
+        ResetReason::Unreachable => ": check the address that was exposed",
+        ResetReason::NoSuchService => ": use a label or port that was exposed, or none for the first one",
+        ResetReason::TooMany => ": close some and try again",
+        _ => "",
+    }
+}
+
+/// Why a session ended, to go behind a colon.
+pub fn goodbye(why: Goodbye) -> &'static str {
     match why {
         Goodbye::Stopped => "it was stopped there",
         Goodbye::Unauthorised => "this computer's key is not authorised there any more; ask for a new invite",

@@ -21,6 +21,7 @@ mod replay;
 use std::{
     collections::VecDeque,
     fmt,
+    marker::PhantomData,
     time::{Duration, Instant},
 };
 
@@ -31,7 +32,7 @@ use crate::{
     wire::{self, WireError, packet::DATA_HEADER, record::TAG},
 };
 pub use reliable::{Body, Full, MAX_UNACKNOWLEDGED};
-use reliable::{Receiving, Sending, Sized};
+use reliable::{Measured, Receiving, Sending};
 pub use replay::ReplayWindow;
 
 /// Most messages that wait to be sent once. They leave at the next `poll_transmit`; more of them is a
@@ -65,8 +66,8 @@ pub struct Received<M> {
     pub newest: bool,
 }
 
-/// One side of an association. See the [module](self).
-pub struct Channel<M> {
+/// One side of an association, which says `Out` and hears `In`. See the [module](self).
+pub struct Channel<Out, In = Out> {
     keys: DatagramKeys,
     local_index: u32,
     remote_index: u32,
@@ -74,13 +75,14 @@ pub struct Channel<M> {
     acknowledge: bool,
     next_counter: u64,
     replay: ReplayWindow,
-    sending: Sending<M>,
+    sending: Sending<Out>,
     receiving: Receiving,
-    once: VecDeque<Sized<M>>,
+    once: VecDeque<Measured<Out>>,
     last_received: Option<Instant>,
+    hears: PhantomData<fn() -> In>,
 }
 
-impl<M> Channel<M> {
+impl<Out, In> Channel<Out, In> {
     /// A channel over the keys of a handshake. `local_index` is what received datagrams begin with,
     /// `remote_index` what sent ones do; no datagram is longer than `max_datagram` bytes.
     pub fn new(keys: DatagramKeys, local_index: u32, remote_index: u32, max_datagram: usize) -> Self {
@@ -96,6 +98,7 @@ impl<M> Channel<M> {
             receiving: Receiving::default(),
             once: VecDeque::new(),
             last_received: None,
+            hears: PhantomData,
         }
     }
 
@@ -138,7 +141,7 @@ impl<M> Channel<M> {
 
     /// The kept messages that are not acknowledged, oldest first: what is to be sent again where another
     /// channel takes this one's place. The other side may have received some of them.
-    pub fn into_unacknowledged(self) -> impl Iterator<Item = M> {
+    pub fn into_unacknowledged(self) -> impl Iterator<Item = Out> {
         self.sending.into_messages()
     }
 
@@ -146,7 +149,7 @@ impl<M> Channel<M> {
     ///
     /// # Errors
     /// [`ChannelError::Numbers`]; then nothing of the body was taken.
-    pub fn handle_body(&mut self, now: Instant, body: Body<M>) -> Result<Vec<M>, ChannelError> {
+    pub fn handle_body(&mut self, now: Instant, body: Body<In>) -> Result<Vec<In>, ChannelError> {
         let Body { ack, seq, kept, once } = body;
         self.last_received = Some(now);
         // Both are checked before either has an effect.
@@ -159,10 +162,10 @@ impl<M> Channel<M> {
     }
 }
 
-impl<M: Serialize + DeserializeOwned> Channel<M> {
+impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
     /// These messages are sent already, in order, inside a handshake message of `now`: they are repeated
     /// unless the first body that comes acknowledges them. At most [`MAX_UNACKNOWLEDGED`].
-    pub fn with_sent(mut self, now: Instant, kept: Vec<M>) -> Self {
+    pub fn with_sent(mut self, now: Instant, kept: Vec<Out>) -> Self {
         let count = kept.len();
         debug_assert!(count <= MAX_UNACKNOWLEDGED);
         for message in kept {
@@ -178,8 +181,8 @@ impl<M: Serialize + DeserializeOwned> Channel<M> {
     /// # Errors
     /// [`Full`]: [`MAX_UNACKNOWLEDGED`] messages wait for acknowledgement, or the message is longer than
     /// a datagram.
-    pub fn send(&mut self, _now: Instant, message: M) -> Result<(), Full> {
-        let message = Sized::new(message);
+    pub fn send(&mut self, _now: Instant, message: Out) -> Result<(), Full> {
+        let message = Measured::new(message);
         if message.size > self.room() {
             return Err(Full);
         }
@@ -188,8 +191,8 @@ impl<M: Serialize + DeserializeOwned> Channel<M> {
 
     /// Sends a message that is not repeated. Lost where it is longer than a datagram, or where
     /// [`MAX_ONCE`] wait.
-    pub fn send_once(&mut self, _now: Instant, message: M) {
-        let message = Sized::new(message);
+    pub fn send_once(&mut self, _now: Instant, message: Out) {
+        let message = Measured::new(message);
         if message.size <= self.room() && self.once.len() < MAX_ONCE {
             self.once.push_back(message);
         }
@@ -199,13 +202,18 @@ impl<M: Serialize + DeserializeOwned> Channel<M> {
     ///
     /// # Errors
     /// The datagram is refused and has changed nothing, except that an authentic one is not taken again.
-    pub fn handle(&mut self, now: Instant, counter: u64, sealed: &[u8]) -> Result<Received<M>, ChannelError> {
+    pub fn handle(
+        &mut self,
+        now: Instant,
+        counter: u64,
+        sealed: &[u8],
+    ) -> Result<Received<In>, ChannelError> {
         if !self.replay.is_fresh(counter) {
             return Err(ChannelError::Replayed);
         }
         let body = self.keys.open(self.local_index, counter, sealed)?;
         let newest = self.replay.mark(counter);
-        let body = wire::decode::<Body<M>>(&body, usize::from(u16::MAX))?;
+        let body = wire::decode::<Body<In>>(&body, usize::from(u16::MAX))?;
         let messages = self.handle_body(now, body)?;
         Ok(Received { messages, newest })
     }
@@ -227,21 +235,39 @@ impl<M: Serialize + DeserializeOwned> Channel<M> {
             kept: self.sending.messages(&kept).collect(),
             once: self.once.iter().take(once).map(|m| &m.message).collect(),
         };
-        let datagram = self.keys.seal(self.remote_index, self.next_counter, &wire::encode(&body));
-        self.next_counter += 1;
+        let datagram = self.seal(&wire::encode(&body));
         self.once.drain(..once);
         self.sending.sent(now, kept.start, kept.count);
         self.acknowledge = false;
         Some(datagram)
     }
 
+    /// A datagram with this message alone, sent once and at once: for an address that is not proved, to
+    /// which nothing else may go. The next one from [`poll_transmit`](Self::poll_transmit) is not changed
+    /// by it.
+    pub fn seal_alone(&mut self, message: &Out) -> Vec<u8> {
+        let body = Body {
+            ack: self.receiving.next(),
+            seq: self.sending.number(0),
+            kept: vec![],
+            once: vec![message],
+        };
+        self.seal(&wire::encode(&body))
+    }
+
+    fn seal(&mut self, body: &[u8]) -> Vec<u8> {
+        let datagram = self.keys.seal(self.remote_index, self.next_counter, body);
+        self.next_counter += 1;
+        datagram
+    }
+
     /// Bytes that messages may take in a datagram.
     fn room(&self) -> usize {
-        usize::from(self.max_datagram).saturating_sub(DATA_HEADER + TAG + Body::<M>::OVERHEAD)
+        usize::from(self.max_datagram).saturating_sub(DATA_HEADER + TAG + Body::<Out>::OVERHEAD)
     }
 }
 
-impl<M> fmt::Debug for Channel<M> {
+impl<Out, In> fmt::Debug for Channel<Out, In> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Channel")
             .field("local_index", &self.local_index)

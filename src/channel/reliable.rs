@@ -57,19 +57,19 @@ impl<M> Default for Body<M> {
 pub struct Full;
 
 /// A message and its encoded length.
-pub(super) struct Sized<M> {
+pub(super) struct Measured<M> {
     pub(super) message: M,
     pub(super) size: usize,
 }
 
-impl<M: Serialize> Sized<M> {
+impl<M: Serialize> Measured<M> {
     pub(super) fn new(message: M) -> Self {
         let size = wire::encode(&message).len();
-        Sized { message, size }
+        Measured { message, size }
     }
 }
 
-impl<M> Sized<M> {
+impl<M> Measured<M> {
     /// Takes the message's size off the room that is left, if it fits.
     pub(super) fn take_from(&self, room: &mut usize) -> bool {
         room.checked_sub(self.size).map(|left| *room = left).is_some()
@@ -89,7 +89,7 @@ pub(super) struct Run {
 
 /// The sending half: what is not acknowledged.
 pub(super) struct Sending<M> {
-    queue: VecDeque<Sized<M>>,
+    queue: VecDeque<Measured<M>>,
     /// Number of the oldest of the queue.
     first: u32,
     /// Messages of the queue that were sent at least once; always its oldest ones.
@@ -108,7 +108,7 @@ impl<M> Default for Sending<M> {
 }
 
 impl<M> Sending<M> {
-    pub(super) fn push(&mut self, message: Sized<M>) -> Result<(), Full> {
+    pub(super) fn push(&mut self, message: Measured<M>) -> Result<(), Full> {
         let last = u32::try_from(self.queue.len()).ok().and_then(|length| self.first.checked_add(length + 1));
         if self.queue.len() >= MAX_UNACKNOWLEDGED || last.is_none() {
             return Err(Full);

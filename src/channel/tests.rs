@@ -53,6 +53,17 @@ fn forge<T: Serialize>(from: &mut Channel<String>, body: &T) -> Vec<u8> {
 }
 
 #[test]
+fn a_message_sealed_alone_carries_nothing_else_and_changes_nothing() {
+    let ((mut a, mut b), now) = (pair(), start());
+    a.send(now, "kept".into()).unwrap();
+    a.send_once(now, "once".into());
+    let alone = a.seal_alone(&"alone".into());
+    assert_eq!(deliver(now, &mut b, &alone).unwrap().messages, ["alone"]);
+    let rest = a.poll_transmit(now).unwrap();
+    assert_eq!(deliver(now, &mut b, &rest).unwrap().messages, ["kept", "once"]);
+}
+
+#[test]
 fn a_message_arrives_is_acknowledged_and_then_all_is_quiet() {
     let ((mut a, mut b), now) = (pair(), start());
     a.send(now, "one".into()).unwrap();
@@ -275,6 +286,20 @@ fn what_is_not_acknowledged_can_be_moved_to_another_channel() {
     }
     a.send(now, "three".into()).unwrap();
     assert_eq!(a.into_unacknowledged().collect::<Vec<_>>(), ["two", "three"]);
+}
+
+#[test]
+fn a_message_sealed_alone_takes_nothing_else_along_and_changes_nothing() {
+    let ((mut a, mut b), now) = (pair(), start());
+    a.send(now, "kept".into()).unwrap();
+    a.send_once(now, "once".into());
+    let alone = a.seal_alone(&"alone".into());
+    let rest = a.poll_transmit(now).unwrap();
+    assert_eq!(deliver(now, &mut b, &rest).unwrap().messages, ["kept", "once"]);
+    assert_eq!(
+        deliver(now, &mut b, &alone).unwrap(),
+        Received { messages: vec!["alone".into()], newest: false }
+    );
 }
 
 #[test]

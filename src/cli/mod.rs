@@ -1,1 +1,78 @@
-//! cli
+//! The command line: from what is typed to an exit code.
+//!
+//! What people read goes to standard error (see [`output`]); standard output carries payload or the
+//! answer that a command was asked for.
+
+mod args;
+mod clients;
+mod connect;
+mod demo;
+mod door;
+mod expose;
+mod hosts;
+mod invite;
+mod key;
+mod narrate;
+mod output;
+mod rendezvous;
+mod servers;
+mod settings;
+mod stop;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use punchtunnel::Error;
+
+use self::{
+    args::{Arguments, Command},
+    output::{Output, Told},
+    settings::Place,
+};
+
+/// Runs the command that was typed. Exit codes: 0 done, 1 failed, 2 wrong usage.
+pub(crate) fn run() -> ExitCode {
+    // Ends the process with code 2, or 0 for --help, where there is nothing to run.
+    let Arguments { command, global } = Arguments::parse();
+    let found = Place::find(&global).and_then(|place| Ok((place.told(&global)?, place)));
+    let told = found.as_ref().map_or_else(|_| Told::without_file(&global), |(told, _)| *told);
+    let output = Output::start(told);
+    match execute(command, found.map(|(_, place)| place), &output) {
+        Ok(()) => {
+            output.clear();
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            output.error(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn execute(command: Command, place: Result<Place, Error>, output: &Output) -> Result<(), Error> {
+    // It needs nothing of this computer.
+    if let Command::Demo(args) = command {
+        return drive(demo::run(args, output));
+    }
+    let place = &place?;
+    match command {
+        Command::Rendezvous(args) => drive(rendezvous::run(args, place, output)),
+        Command::Expose(args) => drive(expose::run(args, place, output)),
+        Command::Connect(args) => drive(connect::run(args, place, output)),
+        Command::Invite(args) => invite::run(args, place, output),
+        Command::Clients(args) => clients::run(args, place, output),
+        Command::Hosts(args) => hosts::run(args, place, output),
+        Command::Key => key::run(place),
+        Command::Demo(_) => Ok(()),
+    }
+}
+
+/// Runs what waits for the network.
+fn drive(work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| Error::Internal(format!("the runtime does not start: {e}")))?;
+    let result = runtime.block_on(work);
+    // A thread may wait for standard input, which nobody is going to write to any more.
+    runtime.shutdown_background();
+    result
+}

@@ -1,3 +1,398 @@
-//! One peer, whole, without its sockets. (Skeleton.)
+//! One peer, whole, without its sockets: the association with the rendezvous server, the lines to other
+//! peers, their attempts, up to the nominated connection.
+//!
+//! An [`Endpoint`] is what `expose` and `connect` run, what `tests/sim` runs ten thousand times a
+//! second, and what a program with an event loop of its own can run. It holds no socket, reads no clock
+//! and draws no random number: [`Output`]s ask for what it needs, [`Input`]s tell it.
+//!
+//! **After every `handle_*`, drain [`Endpoint::poll`] until it answers `None`; then wait until
+//! [`Endpoint::poll_timeout`] at the latest, and call [`Endpoint::handle_timeout`].**
+//!
+//! 1. [`Endpoint::new`] with the time, a seed and [`Settings`].
+//! 2. A datagram came: [`Endpoint::handle_datagram`]. Anything else happened: [`Endpoint::handle`].
+//! 3. Drain `poll`: transmit, bind, probe, listen, connect as it says.
+//! 4. [`Output::Session`] and [`Output::Link`] hand what came of it to a [`crate::session::Session`].
+
+mod attempt;
+mod candidates;
+mod client;
+mod host;
 mod io;
+mod line;
+mod peer;
+mod round;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    time::Instant,
+};
+
+use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
+
 pub use io::*;
+
+use self::{
+    line::{Parcel, Relation},
+    peer::{Completed, Env, Peer},
+};
+use crate::{
+    rendezvous::{Client, ClientEvent},
+    secure::StaticKey,
+    wire::{
+        packet::Packet,
+        peer::Goodbye,
+        server::{FromServer, ToServer},
+    },
+};
+
+/// What waits for the driver.
+type Outbox = VecDeque<Output>;
+
+/// One peer.
+pub struct Endpoint {
+    key: StaticKey,
+    rng: StdRng,
+    servers: Vec<Client>,
+    probe_servers: Vec<SocketAddr>,
+    server: IpAddr,
+    part: Part,
+    peers: BTreeMap<PeerId, Peer>,
+    next_peer: u64,
+    next_ports: u64,
+    out: Outbox,
+    stopping: bool,
+}
+
+/// What only one kind of endpoint has.
+enum Part {
+    Host(host::Host),
+    Client(Box<client::Asking>),
+}
+
+impl Endpoint {
+    /// Sets an endpoint up; it begins by itself. `seed` is 32 fresh random bytes.
+    pub fn new(now: Instant, seed: [u8; 32], settings: Settings) -> Self {
+        let Settings { key, servers, server_key, probe_servers, role } = settings;
+        let mut rng = StdRng::from_seed(seed);
+        let node = rng.random();
+        let server = servers.first().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), SocketAddr::ip);
+        let servers = servers
+            .into_iter()
+            .map(|server| Client::new(now, rng.random(), key.clone(), server, server_key, node))
+            .collect();
+        let part = match role {
+            Role::Host { name } => Part::Host(host::Host::new(name)),
+            Role::Client { name, host_key, invite } => {
+                Part::Client(Box::new(client::Asking::new(name, host_key, invite)))
+            }
+        };
+        let mut endpoint = Endpoint {
+            key,
+            rng,
+            servers,
+            probe_servers,
+            server,
+            part,
+            peers: BTreeMap::new(),
+            next_peer: 0,
+            next_ports: 0,
+            out: VecDeque::new(),
+            stopping: false,
+        };
+        for server in 0..endpoint.servers.len() {
+            endpoint.introduce_self(now, server);
+        }
+        endpoint
+    }
+
+    /// A datagram came. What is no packet, or for nobody, is dropped.
+    pub fn handle_datagram(&mut self, now: Instant, from: Path, datagram: &[u8]) {
+        let from_peer = match from {
+            Path::Udp(addr) => self.peer_datagram(now, Some(addr), datagram),
+            Path::Tcp(_) => false,
+        };
+        if !from_peer {
+            for server in 0..self.servers.len() {
+                if self.servers[server].handle_datagram(now, from, datagram) {
+                    self.drain_server(now, server);
+                    break;
+                }
+            }
+        }
+        self.advance(now);
+    }
+
+    /// Something else happened.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Admit { ask, verdict } => self.admit(now, ask, verdict),
+            Input::Bound { ports, v4, v6, lan } => {
+                if let Some(early) = self.early_round(ports) {
+                    let (batch, servers) = (self.rng.random(), &self.probe_servers);
+                    // Only a client has an early round, and it is not in use elsewhere.
+                    let mut round = early;
+                    round.bound(now, (v4, v6, lan), servers, batch, &mut self.out);
+                    self.keep_early(round);
+                } else {
+                    self.with_ports(ports, |peer, env| peer.bound(now, ports, (v4, v6, lan), env));
+                }
+            }
+            Input::BindFailed { ports, why } => {
+                if self.early_round(ports).is_none() {
+                    self.with_ports(ports, |peer, env| peer.bind_failed(now, ports, why, env));
+                }
+            }
+            Input::Probed { ports, number, answer } => {
+                if let Some(mut round) = self.early_round(ports) {
+                    round.probed(now, number, answer);
+                    self.keep_early(round);
+                } else {
+                    self.with_ports(ports, |peer, env| peer.probed(now, (ports, number), answer, env));
+                }
+            }
+            Input::Connected { ports, opening, conn } => {
+                self.completed(now, ports, conn, Completed::Opening(opening));
+            }
+            Input::Accepted { ports, remote, conn } => {
+                self.completed(now, ports, conn, Completed::Accepted(remote));
+            }
+            Input::ConnectFailed { ports, opening, why } => {
+                self.with_ports(ports, |peer, env| peer.connect_failed(now, (ports, opening), &why, env));
+            }
+            Input::Received { conn, bytes } => {
+                if let Some(peer) = self.peers.values().find(|p| p.holds(conn)).map(|p| p.id) {
+                    self.with_peer(peer, |peer, env| peer.received(now, conn, &bytes, env));
+                }
+            }
+            Input::Closed { conn } => self.peers.values_mut().for_each(|p| p.conn_closed(conn)),
+            Input::LinkLost { peer, epoch } => {
+                self.with_peer(peer, |peer, env| peer.link_lost(now, epoch, env));
+            }
+            Input::End { peer, why } => self.with_peer(peer, |peer, _| peer.end(now, why)),
+            Input::NetworkChanged => {
+                self.servers.iter_mut().for_each(|s| s.handle_network_change(now));
+                self.peers.values_mut().for_each(|p| p.line.handle_network_change(now));
+            }
+            Input::Stop => self.stop(now),
+        }
+        self.advance(now);
+    }
+
+    /// The time that [`poll_timeout`](Self::poll_timeout) named has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        for server in 0..self.servers.len() {
+            self.servers[server].handle_timeout(now);
+            self.drain_server(now, server);
+        }
+        self.advance(now);
+    }
+
+    /// What is to be done next.
+    pub fn poll(&mut self, now: Instant) -> Option<Output> {
+        if self.out.is_empty() {
+            self.transmit(now);
+        }
+        self.out.pop_front()
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let peers = self.peers.values().filter_map(Peer::poll_timeout);
+        let servers = self.servers.iter().filter_map(Client::poll_timeout);
+        peers.chain(servers).chain(self.part_timeout()).min()
+    }
+
+    /// Nothing is left to be said after [`Input::Stop`].
+    pub fn is_finished(&self) -> bool {
+        self.stopping && self.peers.is_empty() && self.servers.iter().all(Client::is_idle)
+    }
+
+    fn stop(&mut self, now: Instant) {
+        self.stopping = true;
+        for peer in self.peers.values_mut() {
+            peer.end(now, Goodbye::Stopped);
+        }
+        if let Part::Host(_) = self.part {
+            for server in 0..self.servers.len() {
+                self.tell(now, server, ToServer::Unregister);
+            }
+        }
+    }
+
+    /// Everything that follows from the time.
+    fn advance(&mut self, now: Instant) {
+        let ids: Vec<PeerId> = self.peers.keys().copied().collect();
+        for id in ids {
+            self.with_peer(id, |peer, env| peer.advance(now, env));
+        }
+        self.peers.retain(|_, peer| !peer.is_gone());
+        match self.part {
+            Part::Host(_) => self.advance_host(now),
+            Part::Client(_) => self.advance_client(now),
+        }
+    }
+
+    /// Hands out what lines and associations want to send.
+    fn transmit(&mut self, now: Instant) {
+        for peer in self.peers.values_mut() {
+            while let Some(Parcel { datagram, direct, relay }) = peer.line.poll_transmit(now) {
+                if let Some(Relation { server, number }) = relay
+                    && let Some(server) = self.servers.get_mut(server)
+                {
+                    // Lost where it cannot be queued, as any datagram may be.
+                    let relay = ToServer::Relay { relation: number, datagram: datagram.clone().into() };
+                    let _ = server.send(now, relay);
+                }
+                for to in direct {
+                    let (path, datagram) = (Path::Udp(to), datagram.clone());
+                    self.out.push_back(Output::Transmit { path, datagram });
+                }
+            }
+        }
+        for server in &mut self.servers {
+            while let Some((path, datagram)) = server.poll_transmit(now) {
+                self.out.push_back(Output::Transmit { path, datagram });
+            }
+        }
+    }
+
+    /// Is it for a line of ours? From there directly, or (`None`) through the server.
+    fn peer_datagram(&mut self, now: Instant, from: Option<SocketAddr>, datagram: &[u8]) -> bool {
+        let Ok(Packet::Data { index, counter, sealed }) = Packet::parse(datagram) else { return false };
+        let found = self.peers.values().find_map(|p| {
+            let fresh = p.fresh.as_ref().is_some_and(|l| l.index == index);
+            (fresh || p.line.index == index).then_some((p.id, fresh))
+        });
+        let Some((id, fresh)) = found else { return false };
+        self.with_peer(id, |peer, env| {
+            let line = if fresh { peer.fresh.as_mut().unwrap_or(&mut peer.line) } else { &mut peer.line };
+            let Ok(messages) = line.handle(now, from, counter, sealed) else { return };
+            // The first authentic datagram proves the other side, its invite included.
+            if fresh && let Some(line) = peer.fresh.take() {
+                peer.replace_line(line);
+            }
+            peer.announce(env.out);
+            for message in messages {
+                peer.handle(now, message, env);
+            }
+        });
+        true
+    }
+
+    /// What the association with a server has to tell.
+    fn drain_server(&mut self, now: Instant, server: usize) {
+        while let Some(event) = self.servers.get_mut(server).and_then(Client::poll_event) {
+            match event {
+                ClientEvent::Message(message) => self.server_message(now, server, message),
+                ClientEvent::Reached { observed, path, took, server_key, first_contact, .. } => {
+                    if first_contact {
+                        self.out.push_back(Output::Event(Event::ServerKey(server_key)));
+                    }
+                    self.out.push_back(Output::Event(Event::ServerReached { path, observed, took }));
+                    self.server_reached(now, server);
+                }
+                ClientEvent::KeyChanged { found } => {
+                    self.out.push_back(Output::Event(Event::ServerKeyChanged { found }));
+                }
+                ClientEvent::Version { theirs } => {
+                    self.out.push_back(Output::Event(Event::ServerVersion { theirs }));
+                }
+                ClientEvent::Moved { .. } => {}
+                ClientEvent::Silent { since } => {
+                    self.out.push_back(Output::Event(Event::ServerSilent { since }));
+                }
+                ClientEvent::Lost => {
+                    self.drop_relations(|r| r.server == server);
+                    self.introduce_self(now, server);
+                }
+            }
+        }
+    }
+
+    fn server_message(&mut self, now: Instant, server: usize, message: FromServer) {
+        match message {
+            FromServer::Relay { datagram, .. } => {
+                self.peer_datagram(now, None, &datagram.0);
+            }
+            FromServer::Gone { relation } => self.drop_relations(|r| r.number == relation),
+            other => match self.part {
+                Part::Host(_) => self.host_message(now, server, other),
+                Part::Client(_) => self.client_message(now, server, other),
+            },
+        }
+    }
+
+    /// Says to a server, new or found again, what this endpoint is there for.
+    fn introduce_self(&mut self, now: Instant, server: usize) {
+        match &self.part {
+            Part::Host(host) => {
+                let name = host.name.clone();
+                self.tell(now, server, ToServer::Register { name });
+            }
+            Part::Client(_) => self.ask(now, server),
+        }
+    }
+
+    /// Sends a message to a server. It queues what is said in a day; where even that is full, the
+    /// association is about to be lost and everything is said again.
+    fn tell(&mut self, now: Instant, server: usize, message: ToServer) {
+        if let Some(server) = self.servers.get_mut(server) {
+            let _ = server.send(now, message);
+        }
+    }
+
+    fn drop_relations(&mut self, gone: impl Fn(&Relation) -> bool) {
+        let lines = self.peers.values_mut().flat_map(|p| p.fresh.as_mut().into_iter().chain([&mut p.line]));
+        for line in lines {
+            line.relation.take_if(|r| gone(r));
+        }
+    }
+
+    fn completed(&mut self, now: Instant, ports: PortsId, conn: ConnId, from: Completed) {
+        if self.peers.values().any(|p| p.owns(ports)) {
+            self.with_ports(ports, |peer, env| peer.completed(now, (ports, conn), from, env));
+        } else {
+            self.out.push_back(Output::Close { conn });
+        }
+    }
+
+    fn with_ports(&mut self, ports: PortsId, run: impl FnOnce(&mut Peer, &mut Env)) {
+        if let Some(id) = self.peers.values().find(|p| p.owns(ports)).map(|p| p.id) {
+            self.with_peer(id, run);
+        }
+    }
+
+    fn with_peer(&mut self, id: PeerId, run: impl FnOnce(&mut Peer, &mut Env)) {
+        let Endpoint { key, rng, next_ports, probe_servers, server, out, .. } = self;
+        let mut env = Env { key, rng, next_ports, probe_servers, server: *server, out };
+        if let Some(peer) = self.peers.get_mut(&id) {
+            run(peer, &mut env);
+        }
+    }
+
+    fn new_peer_id(&mut self) -> PeerId {
+        self.next_peer += 1;
+        PeerId(self.next_peer)
+    }
+
+    /// A random index that no line and no association uses.
+    fn new_index(&mut self) -> u32 {
+        loop {
+            let index = self.rng.random();
+            let lines = self.peers.values().flat_map(|p| p.fresh.iter().chain([&p.line]));
+            let mut used = lines.map(|l| l.index).chain(self.servers.iter().filter_map(Client::local_index));
+            if index != 0 && !used.any(|i| i == index) {
+                return index;
+            }
+        }
+    }
+
+    fn seed(&mut self) -> [u8; 32] {
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        seed
+    }
+}

@@ -86,6 +86,9 @@ pub enum IdentityError {
         /// How many it may hold.
         max: usize,
     },
+    /// A key that could not be read back from the file: it would lock everybody else out.
+    #[error("the other side's key is not written down: {0}")]
+    Unusable(crate::secure::SecureError),
     /// Another key is pinned under that name.
     #[error("{}:{line} pins another key for {subject}: {pinned}", path.display())]
     Changed {

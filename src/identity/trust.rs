@@ -176,6 +176,7 @@ impl Trust {
         if self.clients()?.iter().any(|client| client.key == *key) {
             return Ok(false);
         }
+        check_readable(key)?;
         // A comment from elsewhere must not become a second line.
         let comment = comment.replace(char::is_control, " ");
         let line = format!("{key} {comment}");
@@ -204,6 +205,7 @@ impl Trust {
                 pinned: other.key,
             });
         }
+        check_readable(key)?;
         keyed::add(path, &format!("{subject} {key}"), explanation)?;
         Ok(Pinned::New)
     }
@@ -211,6 +213,11 @@ impl Trust {
     fn lock(&self) -> Result<Lock, IdentityError> {
         Lock::take(self.home.config_dir())
     }
+}
+
+/// A line with a key of small order, say, would make the whole file malformed.
+fn check_readable(key: &PublicKey) -> Result<(), IdentityError> {
+    key.to_string().parse::<PublicKey>().map(drop).map_err(IdentityError::Unusable)
 }
 
 fn host_subject(name: &Name, server: &ServerName) -> String {

@@ -106,7 +106,7 @@ mod tests {
         assert_ne!(base, digest(&[a.clone(), b.clone()], &[]));
         let mut other = b.clone();
         other.confidence = 98;
-        assert_ne!(base, digest(&[a.clone()], &[other]));
+        assert_ne!(base, digest(std::slice::from_ref(&a), &[other]));
         let random = Prediction { model: Model::Random, ..b };
         let counter = |step| Prediction {
             model: Model::Progression { next: 5, step, rate_centi: 0 },

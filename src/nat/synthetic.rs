@@ -1,7 +1,7 @@
 //! An abstract NAT for the tests of this room and of the plans: only the assignment of ports, by seed.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
 };
 
@@ -57,6 +57,8 @@ pub(crate) struct Nat {
     scope: Scope,
     counter: u16,
     mapped: BTreeMap<(u16, Option<SocketAddr>), u16>,
+    /// Ports of a block that are in use.
+    used: BTreeSet<u16>,
     rate: f64,
     /// Time on the NAT's clock, microseconds, and of the next foreign connection.
     now_us: f64,
@@ -74,6 +76,7 @@ impl Nat {
             scope,
             counter,
             mapped: BTreeMap::new(),
+            used: BTreeSet::new(),
             rate,
             now_us: 0.0,
             foreign_us: f64::INFINITY,
@@ -151,15 +154,12 @@ impl Nat {
             Assignment::PreservingOnce if self.mapped.keys().all(|(l, _)| *l != local) => local,
             Assignment::PreservingOnce | Assignment::Drawn => 1024 + self.dice.below(64_512) as u16,
             Assignment::Counter(_) => self.count(),
-            Assignment::Block { low, width } => {
-                let free = |nat: &Nat, port| nat.mapped.values().all(|&used| used != port);
-                loop {
-                    let port = low + self.dice.below(width) as u16;
-                    if free(self, port) {
-                        return port;
-                    }
+            Assignment::Block { low, width } => loop {
+                let port = low + self.dice.below(width) as u16;
+                if self.used.insert(port) {
+                    return port;
                 }
-            }
+            },
         }
     }
 
@@ -178,14 +178,9 @@ impl Nat {
 
 /// Local ports as an operating system gives them: distinct, in no order.
 pub(crate) fn locals(dice: &mut Dice, count: usize) -> Vec<u16> {
-    let mut ports = Vec::new();
-    while ports.len() < count {
-        let port = 32_768 + dice.below(20_000) as u16;
-        if !ports.contains(&port) {
-            ports.push(port);
-        }
-    }
-    ports
+    let mut used = BTreeSet::new();
+    let drawn = std::iter::repeat_with(|| 32_768 + dice.below(20_000) as u16);
+    drawn.filter(|&port| used.insert(port)).take(count).collect()
 }
 
 /// What one server with two ports sees of a batch that leaves within a millisecond.

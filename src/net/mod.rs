@@ -1,1 +1,45 @@
-//! net
+//! Every socket, clock, timer and random seed: the cores, driven with tokio.
+//!
+//! | file | what it owns |
+//! | --- | --- |
+//! | [`clock`] | the clock and the random numbers |
+//! | `udp`, `tcp_datagrams`, `frames` | datagrams, and their way over TCP where UDP is blocked |
+//! | `ports` | punch ports: holders, probes, listeners, openings at an instant |
+//! | `agent` | an [`Endpoint`](crate::endpoint::Endpoint) and all of the above |
+//! | `tunnel`, `link` | a [`Session`](crate::session::Session) and the connection under it |
+//! | `stream`, `forward` | streams, and TCP connections that lead to and from them |
+//! | `host`, `client`, `server` | what a program runs |
+//!
+//! Locks are held for computing, never across an await. Every channel is bounded, and the tasks that
+//! own a core never wait for a full one.
+
+mod admission;
+mod agent;
+mod client;
+pub mod clock;
+mod event;
+mod failure;
+mod forward;
+mod frames;
+mod host;
+mod lan;
+mod limits;
+mod link;
+mod ports;
+mod server;
+mod setup;
+mod stream;
+mod tcp_datagrams;
+mod tunnel;
+mod udp;
+
+pub use self::{
+    admission::{Admission, Question},
+    client::{Client, ClientBuilder},
+    event::{Event, Events},
+    forward::{LocalPort, carry_pipes},
+    host::{Host, HostBuilder, Incoming},
+    server::{Server, ServerBuilder},
+    setup::generate_key,
+    stream::Stream,
+};

@@ -101,6 +101,27 @@ impl<'de> serde::Deserialize<'de> for Blob {
     }
 }
 
+/// `#[serde(with = "wire::bin")]` for byte arrays: MessagePack `bin`, as for [`Blob`]. An array of numbers
+/// takes two bytes for each above 127.
+pub(crate) mod bin {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(crate) fn serialize<S: Serializer, const N: usize>(
+        bytes: &[u8; N],
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(bytes)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>, const N: usize>(
+        from: D,
+    ) -> Result<[u8; N], D::Error> {
+        let super::Blob(bytes) = Deserialize::deserialize(from)?;
+        let length = bytes.len();
+        bytes.try_into().map_err(|_| D::Error::invalid_length(length, &"another number of bytes"))
+    }
+}
+
 impl std::fmt::Debug for Blob {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} bytes", self.0.len())

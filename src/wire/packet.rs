@@ -28,6 +28,10 @@ pub const COOKIE: usize = 24;
 /// Length of HELLO, so that COOKIE (62 bytes) is never longer than the question.
 pub const HELLO: usize = 88;
 
+/// Length of REFUSE, the shortest datagram: what is shorter is answered with nothing, so that no answer
+/// is longer than its question.
+pub const REFUSE: usize = 7;
+
 /// Why a server answers with REFUSE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -92,7 +96,7 @@ pub enum Packet<'a> {
     },
     /// The server will not have it.
     Refuse {
-        /// Index of the client (0 where the client named none).
+        /// The index that the question named: the sender of HELLO or INIT, the receiver of DATA.
         index: u32,
         /// The version that the server speaks.
         version: u8,
@@ -117,6 +121,9 @@ impl<'a> Packet<'a> {
     pub fn parse(datagram: &'a [u8]) -> Result<Packet<'a>, WireError> {
         if datagram.len() > MAX_DATAGRAM {
             return Err(WireError::TooLong(MAX_DATAGRAM));
+        }
+        if datagram.len() < REFUSE {
+            return Err(WireError::Truncated);
         }
         let mut reader = Reader(datagram);
         let index = reader.u32()?;
@@ -237,6 +244,8 @@ impl Reader<'_> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -264,7 +273,29 @@ mod tests {
         let cookie = Packet::Cookie { index: 1, cookie: [0; COOKIE], server_key: [0; 32] };
         let refuse = Packet::Refuse { index: 1, version: VERSION, reason: Refusal::Version };
         assert!(cookie.encode().len() <= question);
-        assert!(refuse.encode().len() < cookie.encode().len());
+        assert_eq!(refuse.encode().len(), REFUSE);
+        let other_version = [0, 0, 0, 0, KIND_INIT, VERSION + 1, 0];
+        assert!(matches!(Packet::parse(&other_version), Err(WireError::Version { .. })));
+        assert_eq!(Packet::parse(&other_version[..REFUSE - 1]), Err(WireError::Truncated));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_packet_or_an_error(
+            kind in 0u8..8,
+            mut bytes in prop::collection::vec(any::<u8>(), 0..MAX_DATAGRAM + 2),
+        ) {
+            if let Some(at) = bytes.get_mut(4) {
+                *at = kind;
+            }
+            if let Some(at) = bytes.get_mut(5) {
+                *at = *at % 2 + VERSION;
+            }
+            if let Ok(packet) = Packet::parse(&bytes) {
+                let again = packet.encode();
+                prop_assert_eq!(Packet::parse(&again), Ok(packet));
+            }
+        }
     }
 
     #[test]

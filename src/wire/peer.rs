@@ -1,7 +1,7 @@
 //! What two peers say to each other over their sealed channel: clock, predictions, the agreed instant.
 //!
 //! Times never cross the wire as instants: a [`PeerMessage::Start`] names a *sample* (the receipt of
-//! the ping with that number; 0 is the receipt of the first handshake message) and a duration after it.
+//! the ping with that number) and a duration after it.
 
 use std::net::SocketAddr;
 
@@ -25,6 +25,7 @@ pub struct PeerHello {
     /// Index under which the client expects DATA.
     pub index: u32,
     /// The session to begin or to go on with.
+    #[serde(with = "super::bin")]
     pub session: [u8; 16],
     /// The invite that the client was given: its public part.
     pub invite: Option<u64>,
@@ -39,9 +40,6 @@ pub struct PeerReply {
     pub index: u32,
     /// The host still holds the session that `PeerHello` named; otherwise it begins now.
     pub resumed: bool,
-    /// Time between receipt of message 1 and sending of message 2, microseconds: makes the handshake
-    /// the first sample of the clock.
-    pub held_us: u32,
     /// The first messages.
     pub body: Body<PeerMessage>,
 }
@@ -125,6 +123,9 @@ pub struct Start {
     pub after_us: u64,
     /// ... after the responder received the ping of this number.
     pub sample: u32,
+    /// From the probes to the instant, milliseconds: how long others behind a NAT have been using up
+    /// ports by then. The initiator's reckoning, which both plan with (see [`crate::punch::plan()`]).
+    pub window_ms: u16,
 }
 
 /// Why a responder does not start.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  client -> server   "PT" version u8 purpose u8
-//!    purpose 1, probe:      batch [16], number u8, count u8
+//!    purpose 1, probe:      batch [16], number u8, count u8, local u8, local port u16
 //!      server -> client     length u16, ProbeAnswer
 //!    purpose 2, datagrams:  from now on both ways, each datagram behind its length u16
 //! ```
@@ -14,13 +14,13 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::{VERSION, WireError};
-use crate::nat::Prediction;
+use crate::nat::{MAX_PORTS, Prediction};
 
 /// Length of the preamble of every TCP connection to a server.
 pub const PREAMBLE: usize = 4;
 
 /// Length of a probe's question after the preamble.
-pub const QUESTION: usize = 18;
+pub const QUESTION: usize = 21;
 
 /// Largest encoded [`ProbeAnswer`].
 pub const MAX_ANSWER: usize = 512;
@@ -64,6 +64,10 @@ pub struct ProbeQuestion {
     pub number: u8,
     /// Probes in the batch, at most [`MAX_BATCH`].
     pub count: u8,
+    /// Index of the punch port that it leaves from, below [`MAX_PORTS`].
+    pub local: u8,
+    /// The local port number, so that a server can tell preserving from sequential assignment.
+    pub local_port: u16,
 }
 
 impl ProbeQuestion {
@@ -73,20 +77,26 @@ impl ProbeQuestion {
         bytes[..16].copy_from_slice(&self.batch);
         bytes[16] = self.number;
         bytes[17] = self.count;
+        bytes[18] = self.local;
+        bytes[19..].copy_from_slice(&self.local_port.to_be_bytes());
         bytes
     }
 
     /// Reads the bytes after the preamble.
     ///
     /// # Errors
-    /// A number that is not below the count, or a count above [`MAX_BATCH`].
+    /// A number that is not below the count, a count above [`MAX_BATCH`], or a punch port that there cannot be.
     pub fn parse(bytes: &[u8; QUESTION]) -> Result<Self, WireError> {
-        let (batch, rest) = bytes.split_first_chunk::<16>().expect("18 bytes are at least 16");
-        let question = ProbeQuestion { batch: *batch, number: rest[0], count: rest[1] };
-        if question.number < question.count && question.count <= MAX_BATCH {
+        let (batch, &[number, count, local, high, low]) = bytes
+            .split_first_chunk::<16>()
+            .and_then(|(b, r)| Some((b, r.first_chunk::<5>()?)))
+            .ok_or(WireError::Truncated)?;
+        let local_port = u16::from_be_bytes([high, low]);
+        let question = ProbeQuestion { batch: *batch, number, count, local, local_port };
+        if number < count && count <= MAX_BATCH && usize::from(local) < MAX_PORTS {
             Ok(question)
         } else {
-            Err(WireError::Malformed(format!("probe {} of {}", question.number, question.count)))
+            Err(WireError::Malformed(format!("probe {number} of {count} from port {local}")))
         }
     }
 }
@@ -100,4 +110,36 @@ pub struct ProbeAnswer {
     pub at_us: u64,
     /// The server's prediction, in the answer that completes the batch.
     pub prediction: Option<Prediction>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_survives_its_own_encoding() {
+        let question = ProbeQuestion { batch: [3; 16], number: 4, count: 5, local: 2, local_port: 40_001 };
+        assert_eq!(ProbeQuestion::parse(&question.encode()), Ok(question));
+    }
+
+    #[test]
+    fn a_question_out_of_bounds_is_an_error() {
+        let good = ProbeQuestion { batch: [3; 16], number: 4, count: 5, local: 2, local_port: 1 };
+        for bad in [
+            ProbeQuestion { number: 5, ..good },
+            ProbeQuestion { count: MAX_BATCH + 1, ..good },
+            ProbeQuestion { local: MAX_PORTS as u8, ..good },
+        ] {
+            assert!(ProbeQuestion::parse(&bad.encode()).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_preamble_survives_its_own_encoding_and_another_version_is_reported() {
+        for purpose in [Purpose::Probe, Purpose::Datagrams] {
+            assert_eq!(parse_preamble(preamble(purpose)), Ok(purpose));
+        }
+        assert_eq!(parse_preamble([b'P', b'T', 99, 1]), Err(WireError::Version { theirs: 99 }));
+        assert!(parse_preamble(*b"GET ").is_err());
+    }
 }

@@ -12,10 +12,15 @@ use serde::{Deserialize, Serialize};
 use super::Blob;
 use crate::channel::Body;
 
+/// Length of `proof` in [`ToServer::Ping`]: that of [`FromServer::Pong`] (a cookie) and of the longest
+/// encoded address.
+pub const PING_PROOF: usize = 72;
+
 /// Payload of Noise message 1 of a client to the server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientHello {
     /// Random for each run of the client: joins its associations over several address families.
+    #[serde(with = "super::bin")]
     pub node: [u8; 16],
     /// The first messages.
     pub body: Body<ToServer>,
@@ -85,7 +90,11 @@ pub enum ToServer {
         datagram: Blob,
     },
     /// Keep the mapping and the association alive. Not repeated when lost.
-    Ping,
+    Ping {
+        /// `proof` of the last `Pong` (or of none), followed by zeros up to [`PING_PROOF`] bytes, so that
+        /// the answer is never longer than the question.
+        proof: Blob,
+    },
 }
 
 /// From the server to a client.
@@ -103,6 +112,7 @@ pub enum FromServer {
         /// From `Find`.
         request: u32,
         /// The host's static key. The server's word alone: prove it before trusting it.
+        #[serde(with = "super::bin")]
         key: [u8; 32],
     },
     /// Nobody is registered under the name now. The request is kept.
@@ -154,10 +164,13 @@ pub enum FromServer {
         /// The relation, as the receiver numbers it.
         relation: u32,
     },
-    /// Answer to `Ping`.
+    /// Answer to `Ping`, and to the first datagrams from an address that is new for the association.
     Pong {
         /// The address and port that `Ping` came from.
         observed: SocketAddr,
+        /// A cookie for that address: whoever sends it back receives there. Only then does the server
+        /// follow an association to another UDP address.
+        proof: Blob,
     },
 }
 
@@ -170,6 +183,9 @@ pub enum NameRefusal {
     Malformed,
     /// The server or this key has all the names it may have.
     Full,
+    /// Another run of the same key has registered it: the newest wins. The older one is told once and
+    /// must not register again by itself, so that two runs never take the name from each other forever.
+    Taken,
 }
 
 /// Why a request was not kept.

@@ -67,7 +67,7 @@ fn two_clients_that_race_for_one_invite_are_not_both_let_in() {
     let won: usize = std::thread::scope(|scope| {
         let racers: Vec<_> = (0..8)
             .map(|i| {
-                let (trust, id) = (trust.clone(), code.id());
+                let (trust, id, i) = (trust.clone(), code.id(), i + 2);
                 scope.spawn(move || usize::from(trust.use_up(&name(), id, &key(i), NOW).unwrap()))
             })
             .collect();
@@ -146,4 +146,14 @@ fn a_malformed_line_is_named_and_nobody_is_let_in_by_guessing() {
     fs::write(trust.home().known_servers(), "vps:7862\n").unwrap();
     let error = trust.server(&server()).unwrap_err().to_string();
     assert!(error.contains("known_servers:1: two words"), "{error}");
+}
+
+#[test]
+fn a_key_that_would_make_the_file_unreadable_is_not_written() {
+    let (_dir, trust) = trust();
+    trust.authorise(&key(2), "").unwrap();
+    let small_order = PublicKey([0; 32]);
+    assert!(matches!(trust.authorise(&small_order, ""), Err(IdentityError::Unusable(_))));
+    assert!(matches!(trust.pin_host(&name(), &server(), &small_order), Err(IdentityError::Unusable(_))));
+    assert!(trust.is_authorised(&key(2)).unwrap());
 }

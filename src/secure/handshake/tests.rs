@@ -162,3 +162,24 @@ fn nothing_secret_is_shown() {
         "Secrets(..) EpochKeys(..) DatagramKeys(..)"
     );
 }
+
+#[test]
+fn the_derivation_is_hkdf_with_these_labels() {
+    // Computed with another implementation of HMAC-SHA256.
+    let (salt, both): (Vec<u8>, Vec<u8>) = ((100..132).collect(), (0..64).collect());
+    let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, &salt).extract(&both);
+    let secrets = Secrets { prk, initiator: true };
+    for (key, expected) in [
+        (
+            secrets.both_directions("datagram").0,
+            "8f1f2e82d21a4c21005373ed891630457b79a5a9ade60e2f987dc292572ec981",
+        ),
+        (
+            secrets.both_directions("epoch").1,
+            "69a744431dbf71cf9aaa84e9119d7a94fc0957e479d890e944b937a39c196e91",
+        ),
+        (secrets.psk("link").0, "1f8cc6fea996843a153875119bac4da14d76075cc1295e693a3e4a51256f06f7"),
+    ] {
+        assert_eq!(data_encoding::HEXLOWER.encode(&*key), expected);
+    }
+}

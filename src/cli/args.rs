@@ -1,0 +1,292 @@
+//! What can be typed.
+//!
+//! Every option has an environment variable, which clap reads, and a key of the configuration file,
+//! which [`settings`](super::settings) reads; `--invite` and `--stdio` alone have no key, because they
+//! are for one run. Defaults are named here for people and live beside what uses them.
+
+use std::{net::SocketAddr, path::PathBuf, str::FromStr};
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
+use punchtunnel::{
+    forward::{LocalRule, Service},
+    identity::{Name, ServerName},
+    secure::PublicKey,
+};
+
+use super::settings::{Rendezvous, Span};
+
+/// Reach a TCP service behind a NAT from behind another NAT, over one direct, encrypted TCP connection.
+#[derive(Debug, Parser)]
+#[command(name = "punchtunnel", version, max_term_width = 100, after_help = EXAMPLE)]
+pub(crate) struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// What holds for every command.
+    #[command(flatten)]
+    pub(crate) global: Global,
+}
+
+const EXAMPLE: &str = "\
+Example:
+  vps$     punchtunnel rendezvous
+  home$    punchtunnel expose 22 --as myhost --rendezvous vps
+  home$    punchtunnel invite myhost
+  laptop$  punchtunnel connect myhost -L 2222 --rendezvous vps --invite CODE
+  laptop$  ssh -p 2222 me@localhost";
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Directory for configuration, keys and state, instead of the platform's
+    #[arg(long, env = "PUNCHTUNNEL_HOME", value_name = "DIR", global = true)]
+    pub(crate) home: Option<PathBuf>,
+    /// Log what happens inside (-vv: everything); RUST_LOG chooses more finely
+    #[arg(short, long, env = "PUNCHTUNNEL_VERBOSE", value_name = "N", action = ArgAction::Count, global = true)]
+    pub(crate) verbose: u8,
+    /// Print errors only
+    #[arg(short, long, env = "PUNCHTUNNEL_QUIET", value_parser = FalseyValueParser::new(), global = true)]
+    pub(crate) quiet: bool,
+    /// How messages and logs are written to standard error [default: text]
+    #[arg(long, env = "PUNCHTUNNEL_LOG_FORMAT", value_name = "FORMAT", global = true)]
+    pub(crate) log_format: Option<LogFormat>,
+}
+
+/// How messages are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        <LogFormat as ValueEnum>::from_str(text, false).map_err(|_| format!("{text:?}: use text or json"))
+    }
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the server that lets peers find each other
+    Rendezvous(RendezvousArgs),
+    /// Offer TCP services of this computer under a name
+    Expose(ExposeArgs),
+    /// Reach the services of a host
+    Connect(ConnectArgs),
+    /// Print a one-time code that lets a new client in to this computer
+    Invite(InviteArgs),
+    /// Show or change which clients are let in
+    Clients(ClientsArgs),
+    /// Show or change which hosts are trusted
+    Hosts(HostsArgs),
+    /// Print this computer's public key
+    Key,
+    /// Try everything on this computer alone: a server, a host and a client
+    Demo(DemoArgs),
+}
+
+/// Which servers to use.
+#[derive(Debug, Args)]
+pub(crate) struct ServerArgs {
+    /// The rendezvous server; #KEY pins its key
+    #[arg(long, env = "PUNCHTUNNEL_RENDEZVOUS", value_name = "HOST[:PORT][#KEY]")]
+    pub(crate) rendezvous: Option<Rendezvous>,
+    /// Where TCP probes go, instead of to the rendezvous server [default: its ports 7862 and 7863]
+    #[arg(long, env = "PUNCHTUNNEL_PROBE_SERVER", value_name = "HOST:PORT", value_delimiter = ',')]
+    pub(crate) probe_server: Vec<ServerName>,
+}
+
+/// `rendezvous`
+#[derive(Debug, Args)]
+pub(crate) struct RendezvousArgs {
+    /// Where to listen, UDP and TCP [default: 0.0.0.0:7862 and [::]:7862]
+    #[arg(long, env = "PUNCHTUNNEL_LISTEN", value_name = "ADDR[:PORT]", value_delimiter = ',', value_parser = parse_listen)]
+    pub(crate) listen: Vec<SocketAddr>,
+    /// A further TCP port for probes [default: 7863]
+    #[arg(long, env = "PUNCHTUNNEL_PROBE_PORT", value_name = "PORT", value_delimiter = ',')]
+    pub(crate) probe_port: Vec<u16>,
+    /// Directory for the names and the server's key
+    #[arg(long, env = "PUNCHTUNNEL_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+}
+
+/// `expose`
+#[derive(Debug, Args)]
+pub(crate) struct ExposeArgs {
+    /// What to offer; the first one is what clients get who name none
+    #[arg(env = "PUNCHTUNNEL_SERVICES", value_name = "[LABEL=][HOST:]PORT", value_delimiter = ',')]
+    pub(crate) services: Vec<Service>,
+    /// The name under which clients find this computer
+    #[arg(long = "as", env = "PUNCHTUNNEL_AS", value_name = "NAME")]
+    pub(crate) name: Option<Name>,
+    /// Let in the client with this key too, for this run
+    #[arg(long, env = "PUNCHTUNNEL_ALLOW", value_name = "KEY", value_delimiter = ',')]
+    pub(crate) allow: Vec<PublicKey>,
+    /// Make an invite at once and print its code to standard output
+    #[arg(long)]
+    pub(crate) invite: bool,
+    /// How long that invite is good for [default: 10m]
+    #[arg(long, env = "PUNCHTUNNEL_INVITE_TTL", value_name = "TIME")]
+    pub(crate) invite_ttl: Option<Span>,
+    /// Servers.
+    #[command(flatten)]
+    pub(crate) servers: ServerArgs,
+}
+
+/// `connect`
+#[derive(Debug, Args)]
+pub(crate) struct ConnectArgs {
+    /// The host's name
+    pub(crate) name: Name,
+    /// Listen here (port 0: any) and lead to that service (a label or port; without: the first)
+    #[arg(
+        short = 'L',
+        long = "forward",
+        env = "PUNCHTUNNEL_FORWARD",
+        value_name = "[BIND:]PORT[:SERVICE]",
+        value_delimiter = ','
+    )]
+    pub(crate) forward: Vec<LocalRule>,
+    /// Join the service with standard input and output, as for ssh's ProxyCommand
+    #[arg(long, env = "PUNCHTUNNEL_STDIO", value_name = "SERVICE", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(crate) stdio: Option<String>,
+    /// An invite's code, for the first time; - reads it from standard input
+    #[arg(long, env = "PUNCHTUNNEL_INVITE", hide_env_values = true, value_name = "CODE|-")]
+    pub(crate) invite: Option<Secret>,
+    /// The host's key, where it is known from elsewhere
+    #[arg(long, env = "PUNCHTUNNEL_HOST_KEY", value_name = "KEY")]
+    pub(crate) host_key: Option<PublicKey>,
+    /// How long to wait for a host that is not there, or "forever" [default: 5m]
+    #[arg(long, env = "PUNCHTUNNEL_WAIT", value_name = "TIME")]
+    pub(crate) wait: Option<Span>,
+    /// Servers.
+    #[command(flatten)]
+    pub(crate) servers: ServerArgs,
+}
+
+/// `invite`
+#[derive(Debug, Args)]
+pub(crate) struct InviteArgs {
+    /// The name under which this computer is exposed
+    pub(crate) name: Name,
+    /// How long it is good for [default: 10m]
+    #[arg(long, env = "PUNCHTUNNEL_INVITE_TTL", value_name = "TIME")]
+    pub(crate) invite_ttl: Option<Span>,
+}
+
+/// `clients`
+#[derive(Debug, Args)]
+pub(crate) struct ClientsArgs {
+    /// What to do with them.
+    #[command(subcommand)]
+    pub(crate) action: Option<ClientsAction>,
+}
+
+/// What to do with clients.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClientsAction {
+    /// Print the keys that are let in (this is the default)
+    List,
+    /// Let a key in
+    Add {
+        /// The client's key, as its "punchtunnel key" prints it
+        key: PublicKey,
+        /// A word about whose it is
+        comment: Vec<String>,
+    },
+    /// Do not let a key in any more
+    Remove {
+        /// The client's key
+        key: PublicKey,
+    },
+}
+
+/// `hosts`
+#[derive(Debug, Args)]
+pub(crate) struct HostsArgs {
+    /// What to do with them.
+    #[command(subcommand)]
+    pub(crate) action: Option<HostsAction>,
+}
+
+/// What to do with hosts.
+#[derive(Debug, Subcommand)]
+pub(crate) enum HostsAction {
+    /// Print the hosts whose key is known (this is the default)
+    List,
+    /// Forget a host's key
+    Remove {
+        /// Its name, or NAME@HOST:PORT for one server only
+        name: String,
+    },
+}
+
+/// `demo`
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Megabytes to transfer
+    #[arg(long, env = "PUNCHTUNNEL_DEMO_MEGABYTES", value_name = "MB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) megabytes: u32,
+}
+
+/// Text that no message repeats, not even one about a mistake in it.
+#[derive(Clone)]
+pub(crate) struct Secret(pub(crate) zeroize::Zeroizing<String>);
+
+impl FromStr for Secret {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Secret(zeroize::Zeroizing::new(text.into())))
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// An address to listen on, perhaps without a port.
+pub(crate) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    text.parse()
+        .or_else(|_| bare.parse().map(|ip| SocketAddr::new(ip, punchtunnel::wire::DEFAULT_PORT)))
+        .map_err(|_| format!("{text:?} is not an address: use IP:PORT, or [IP]:PORT for IPv6"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_secret_is_not_shown() {
+        assert_eq!(format!("{:?}", Secret::from_str("hush").unwrap()), "Secret(..)");
+    }
+
+    #[test]
+    fn an_address_may_lack_its_port() {
+        for (text, address) in [
+            ("127.0.0.1:1", "127.0.0.1:1"),
+            ("127.0.0.1", "127.0.0.1:7862"),
+            ("::1", "[::1]:7862"),
+            ("[::1]", "[::1]:7862"),
+            ("[::1]:5", "[::1]:5"),
+        ] {
+            assert_eq!(parse_listen(text).map(|a| a.to_string()).as_deref(), Ok(address));
+        }
+        assert!(parse_listen("vps").is_err());
+    }
+}

@@ -1,0 +1,285 @@
+//! `punchtunnel connect`: services of a host, on local ports or on standard input and output.
+
+use std::{
+    io::{BufRead, ErrorKind, IsTerminal},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use punchtunnel::{
+    ConfigError, Error, PeerError, endpoint,
+    forward::LocalRule,
+    identity::{Code, Entry, Name, Pinned, Trust},
+    net::{Client, Event, Events, LocalPort, carry_pipes},
+    secure::{PublicKey, StaticKey},
+    wire::{peer::Goodbye, stream::ResetReason},
+};
+
+use super::{
+    args::{ConnectArgs, Secret},
+    narrate::{Narrator, Side, Telling},
+    output::Output,
+    servers::Servers,
+    settings::{Place, Span, usage},
+    stop::Stop,
+};
+
+/// How long `connect` waits for a host that is not there, unless told otherwise: a computer that
+/// starts up is there by then, and a person has noticed a wrong name.
+const WAIT: Duration = Duration::from_secs(300);
+
+/// What `connect` runs with.
+struct Settings {
+    name: Name,
+    rules: Vec<LocalRule>,
+    /// The service to join with standard input and output; empty for the first one.
+    stdio: Option<String>,
+    servers: Servers,
+    trust: Trust,
+    key: StaticKey,
+    /// The key that the host must have; `None` only with an invite.
+    host_key: Option<PublicKey>,
+    /// The key that `--host-key` names.
+    named: Option<PublicKey>,
+    /// The line that pins it.
+    known: Option<Entry>,
+    invite: Option<Code>,
+    wait: Duration,
+}
+
+/// How a run with one client ended.
+enum Ended {
+    /// As it was wanted.
+    Done,
+    /// The invite is not open, but the host is known: it may do without.
+    WithoutInvite,
+    /// The host was started anew, or stopped: it may come again.
+    HostStopped,
+}
+
+/// Runs until it is told to stop, until standard input and output have ended, or until it fails.
+pub(crate) async fn run(args: ConnectArgs, place: &Place, output: &Output) -> Result<(), Error> {
+    let mut stop = Stop::listen();
+    let mut settings = Settings::from(args, place)?;
+    loop {
+        // Before anything else: a port that is taken is an error at once.
+        let mut ports = Vec::new();
+        for rule in &mut settings.rules {
+            let port = LocalPort::bind(rule).await?;
+            // A port that was chosen stays the same, whatever happens.
+            rule.listen = port.address();
+            ports.push(port);
+        }
+        match once(&settings, ports, output, &mut stop).await? {
+            Ended::Done => return Ok(()),
+            Ended::WithoutInvite => {
+                output.line("the invite is used or has expired; the host is known, so going on without it");
+                settings.invite = None;
+            }
+            Ended::HostStopped => settings.learn(place)?,
+        }
+    }
+}
+
+impl Settings {
+    fn from(args: ConnectArgs, place: &Place) -> Result<Settings, Error> {
+        let name = args.name;
+        let rules = place.many(args.forward, "forward")?;
+        if rules.is_empty() && args.stdio.is_none() {
+            return Err(usage(
+                "where to? Use -L PORT to reach the service on a local port, or --stdio to join it with standard \
+                 input and output",
+            ));
+        }
+        let servers = Servers::from(args.servers, place)?;
+        let wait = place.one(args.wait, "wait")?.map_or(WAIT, |Span(span)| span);
+        let named = place.one(args.host_key, "host-key")?;
+        let invite = args.invite.map(read_code).transpose()?;
+        let trust = place.trust();
+        let known = trust.host(&name, servers.name())?;
+        if let (Some(found), Some(entry)) = (named, &known)
+            && found != entry.key
+        {
+            let (pinned, line) = (entry.key, entry.line);
+            let path = place.home.known_hosts().into();
+            return Err(ConfigError::HostKeyChanged { name, found: Some(found), pinned, path, line }.into());
+        }
+        let host_key = named.or(known.as_ref().map(|entry| entry.key));
+        if host_key.is_none() && invite.is_none() {
+            return Err(ConfigError::NotTrusted { name }.into());
+        }
+        let key = place.key()?;
+        let stdio = args.stdio;
+        Ok(Settings { name, rules, stdio, servers, trust, key, host_key, named, known, invite, wait })
+    }
+
+    /// After a session: the host has proved its key, and the invite is used up.
+    fn learn(&mut self, place: &Place) -> Result<(), Error> {
+        self.known = self.trust.host(&self.name, self.servers.name())?;
+        self.host_key = self.known.as_ref().map(|entry| entry.key).or(self.host_key);
+        self.invite = None;
+        self.servers.learn(place)
+    }
+
+    fn narrator(&self) -> Narrator {
+        let file = self.trust.home().known_hosts();
+        Narrator {
+            name: self.name.clone(),
+            server: self.servers.name().clone(),
+            key: self.key.public(),
+            side: Side::Client { known: self.known.clone().map(|entry| (entry, file)), named: self.named },
+            server_pin: self.servers.pin(),
+        }
+    }
+}
+
+/// An invite's code, from the option, the environment, or with `-` the first line of standard input.
+fn read_code(Secret(text): Secret) -> Result<Code, Error> {
+    if text.trim() != "-" {
+        return Ok(text.parse().map_err(ConfigError::Code)?);
+    }
+    if std::io::stdin().is_terminal() {
+        eprint!("invite code: ");
+    }
+    let mut line = zeroize::Zeroizing::new(String::new());
+    let read = std::io::stdin().lock().read_line(&mut line);
+    read.map_err(|e| ConfigError::Stdio(format!("cannot read the invite from standard input: {e}")))?;
+    Ok(line.parse().map_err(ConfigError::Code)?)
+}
+
+/// One client, from start to end.
+async fn once(
+    settings: &Settings,
+    ports: Vec<LocalPort>,
+    output: &Output,
+    stop: &mut Stop,
+) -> Result<Ended, Error> {
+    let mut builder = Client::builder(settings.name.as_str()).key(settings.key.clone());
+    if let Some(key) = settings.host_key {
+        builder = builder.host_key(key);
+    }
+    if let Some(code) = &settings.invite {
+        builder = builder.invite(code.clone());
+    }
+    if settings.wait != Duration::MAX {
+        builder = builder.wait(settings.wait);
+    }
+    let builder = settings.servers.set_up(builder);
+    let events = builder.events();
+    let client = tokio::select! {
+        client = builder.start() => client?,
+        () = stop.requested() => return Ok(Ended::Done),
+    };
+    let listening: Vec<_> = ports.iter().map(|port| port.address()).collect();
+    let forwards: Vec<_> = ports.into_iter().map(|port| client.forward(port)).collect();
+    let carrying = async {
+        match &settings.stdio {
+            Some(service) => carry(&client, service, &settings.name).await,
+            None => std::future::pending().await,
+        }
+    };
+    let result = tokio::select! {
+        // Events first: they know more than the error that follows them.
+        biased;
+        ended = watch(settings, &client, events, &listening, output) => ended,
+        carried = carrying => carried.map(|()| Ended::Done),
+        () = stop.requested() => Ok(Ended::Done),
+    };
+    output.clear();
+    forwards.iter().for_each(tokio::task::AbortHandle::abort);
+    match (&result, &settings.stdio) {
+        // What the program wrote last may still be on its way.
+        (Ok(Ended::Done), Some(_)) => tokio::select! {
+            () = client.close() => {}
+            () = stop.requested() => {}
+        },
+        _ => client.stop().await,
+    }
+    while !forwards.iter().all(tokio::task::AbortHandle::is_finished) {
+        tokio::task::yield_now().await;
+    }
+    result
+}
+
+/// Tells what happens, until it is over.
+async fn watch(
+    settings: &Settings,
+    client: &Client,
+    mut events: Events,
+    listening: &[SocketAddr],
+    output: &Output,
+) -> Result<Ended, Error> {
+    let narrator = settings.narrator();
+    let mut is_listening = false;
+    loop {
+        let event = tokio::select! {
+            biased;
+            event = events.next() => event,
+            error = client.closed() => return settings.judge(error, output),
+        };
+        // The events end with the client.
+        let Some(event) = event else { return settings.judge(client.closed().await, output) };
+        match &event {
+            Event::Endpoint(event) => {
+                settings.servers.remember(event, &settings.trust)?;
+                match narrator.tell(event) {
+                    Telling::Line(text) => output.line(&text),
+                    Telling::Live(text) => output.live(&text),
+                    Telling::Fatal(error) => return settings.judge(error, output),
+                }
+                if matches!(event, endpoint::Event::Connected { .. }) && !is_listening {
+                    is_listening = true;
+                    for (address, rule) in listening.iter().zip(&settings.rules) {
+                        let service =
+                            rule.service.as_ref().map(|s| format!(", service {s}")).unwrap_or_default();
+                        output.line(&format!("listening on {address} -> {}{service}", settings.name));
+                    }
+                }
+            }
+            Event::SessionBegan { key, .. } => {
+                let pinned = settings.trust.pin_host(&settings.name, settings.servers.name(), key)?;
+                if pinned == Pinned::New {
+                    let file = settings.trust.home().known_hosts();
+                    output.line(&format!("the key of \"{}\" is in {} now", settings.name, file.display()));
+                }
+            }
+            other => {
+                if let Some(text) = narrator.tell_session(other) {
+                    output.line(&text);
+                }
+            }
+        }
+    }
+}
+
+impl Settings {
+    /// Whether it is over, or goes on in another way.
+    fn judge(&self, error: Error, output: &Output) -> Result<Ended, Error> {
+        match error {
+            Error::Config(ConfigError::InviteRefused { .. }) if self.host_key.is_some() => {
+                Ok(Ended::WithoutInvite)
+            }
+            Error::Peer(PeerError::Ended { why: Goodbye::Stopped | Goodbye::Unknown, .. })
+                if self.stdio.is_none() =>
+            {
+                output.line(&format!("{error}; its connections are reset, waiting for it to come back"));
+                Ok(Ended::HostStopped)
+            }
+            error => Err(error),
+        }
+    }
+}
+
+/// Joins a service with standard input and output.
+async fn carry(client: &Client, service: &str, name: &Name) -> Result<(), Error> {
+    let stream = client.open(Some(service).filter(|service| !service.is_empty())).await?;
+    let Err(error) = carry_pipes(stream, tokio::io::stdin(), tokio::io::stdout()).await else {
+        return Ok(());
+    };
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<ResetReason>()) {
+        Some(reason) => Err(PeerError::Reset { name: name.clone(), reason: *reason }.into()),
+        // Whoever read it has read enough.
+        None if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        None => Err(ConfigError::Stdio(format!("cannot write to standard output: {error}")).into()),
+    }
+}

@@ -1,0 +1,134 @@
+//! `punchtunnel expose`: services of this computer under a name.
+
+use std::time::Duration;
+
+use punchtunnel::{
+    Error, NetworkError,
+    forward::Services,
+    identity::{Name, Trust},
+    net::{Event, Events, Host},
+    secure::StaticKey,
+};
+
+use super::{
+    args::ExposeArgs,
+    door::HostDoor,
+    invite,
+    narrate::{Narrator, Side, Telling},
+    output::{Output, answer},
+    servers::Servers,
+    settings::{Place, unix_now, usage},
+    stop::Stop,
+};
+
+/// How often the server's name is looked up again while it has no address: a computer that has just
+/// started is often online a few seconds later.
+const LOOK_UP_AGAIN: Duration = Duration::from_secs(5);
+
+/// What `expose` runs with.
+struct Settings {
+    name: Name,
+    services: Services,
+    servers: Servers,
+    trust: Trust,
+    key: StaticKey,
+}
+
+/// Runs the host until it is told to stop, or can never work.
+pub(crate) async fn run(args: ExposeArgs, place: &Place, output: &Output) -> Result<(), Error> {
+    let mut stop = Stop::listen();
+    let (wants_invite, ttl) = (args.invite, args.invite_ttl);
+    let settings = Settings::from(args, place)?;
+    if wants_invite {
+        let code = invite::open(&settings.trust, &settings.name, invite::ttl(ttl, place)?)?;
+        answer(&code.reveal())?;
+    } else if !settings.trust.lets_anybody_in(&settings.name, unix_now())? {
+        let name = &settings.name;
+        output.line(&format!(
+            "nobody is let in yet: \"punchtunnel invite {name}\" makes a one-time code for a new client"
+        ));
+    }
+    serve(&settings, output, &mut stop).await
+}
+
+impl Settings {
+    fn from(args: ExposeArgs, place: &Place) -> Result<Settings, Error> {
+        let services = Services::new(place.many(args.services, "services")?)?;
+        let name = place.one(args.name, "as")?.ok_or_else(|| {
+            usage(
+                "under which name? Use --as NAME, set PUNCHTUNNEL_AS, or write as = \"NAME\" in config.toml",
+            )
+        })?;
+        let allow = place.many(args.allow, "allow")?;
+        let servers = Servers::from(args.servers, place)?;
+        // Last, because it may make a key.
+        let (trust, key) = (place.trust().allowing(allow), place.key()?);
+        Ok(Settings { name, services, servers, trust, key })
+    }
+}
+
+async fn serve(settings: &Settings, output: &Output, stop: &mut Stop) -> Result<(), Error> {
+    let (host, events) = loop {
+        let mut builder = Host::builder(settings.name.as_str())
+            .key(settings.key.clone())
+            .admission(HostDoor { trust: settings.trust.clone(), name: settings.name.clone() });
+        for service in settings.services.as_slice() {
+            builder = builder.service(service.clone());
+        }
+        let builder = settings.servers.set_up(builder);
+        let events = builder.events();
+        let started = tokio::select! {
+            started = builder.start() => started,
+            () = stop.requested() => return Ok(()),
+        };
+        match started {
+            Ok(host) => break (host, events),
+            Err(error @ Error::Network(NetworkError::Resolve { .. })) => {
+                output.live(&format!("{error}; trying on"));
+                tokio::select! {
+                    () = tokio::time::sleep(LOOK_UP_AGAIN) => {}
+                    () = stop.requested() => return Ok(()),
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    };
+    for service in settings.services.as_slice() {
+        output.line(&format!("exposing {service}"));
+    }
+    let result = tokio::select! {
+        result = watch(settings, events, output) => result,
+        () = stop.requested() => Ok(()),
+    };
+    output.clear();
+    host.stop().await;
+    result
+}
+
+async fn watch(settings: &Settings, mut events: Events, output: &Output) -> Result<(), Error> {
+    let narrator = Narrator {
+        name: settings.name.clone(),
+        server: settings.servers.name().clone(),
+        key: settings.key.public(),
+        side: Side::Host,
+        server_pin: settings.servers.pin(),
+    };
+    while let Some(event) = events.next().await {
+        match event {
+            Event::Endpoint(event) => {
+                settings.servers.remember(&event, &settings.trust)?;
+                match narrator.tell(&event) {
+                    Telling::Line(text) => output.line(&text),
+                    Telling::Live(text) => output.live(&text),
+                    Telling::Fatal(error) => return Err(error),
+                }
+            }
+            other => {
+                if let Some(text) = narrator.tell_session(&other) {
+                    output.line(&text);
+                }
+            }
+        }
+    }
+    Err(Error::Internal("the host ended by itself".into()))
+}

@@ -1,0 +1,115 @@
+//! Which servers a host or client uses, and the key that is pinned for them.
+
+use std::path::PathBuf;
+
+use punchtunnel::{
+    ConfigError, Error,
+    endpoint::Event,
+    identity::{Pinned, ServerName, Trust},
+    net::{ClientBuilder, HostBuilder},
+    secure::PublicKey,
+};
+
+use super::{args::ServerArgs, settings::Place};
+
+/// The rendezvous server, with the key that it must have, and where probes go.
+pub(crate) struct Servers {
+    server: ServerName,
+    /// The key, where it is pinned.
+    key: Option<PublicKey>,
+    /// File and line that pin it; `None` where the command line does.
+    pin: Option<(PathBuf, usize)>,
+    /// A file pins a key, this one or (where the command line has another) not.
+    is_pinned: bool,
+    probe: Vec<ServerName>,
+}
+
+impl Servers {
+    /// From arguments, file and pins. A key behind the `#` goes before a pin, and is pinned if there is
+    /// none.
+    pub(crate) fn from(typed: ServerArgs, place: &Place) -> Result<Servers, Error> {
+        let (rendezvous, probe) = place.servers(typed)?;
+        let server = rendezvous.server;
+        let pinned = place.trust().server(&server)?;
+        let path = place.home.known_servers();
+        let pin = pinned.as_ref().filter(|_| rendezvous.key.is_none()).map(|entry| (path, entry.line));
+        let is_pinned = pinned.is_some();
+        let key = rendezvous.key.or(pinned.map(|entry| entry.key));
+        Ok(Servers { server, key, pin, is_pinned, probe })
+    }
+
+    /// After a first contact: there may be a pin now.
+    pub(crate) fn learn(&mut self, place: &Place) -> Result<(), Error> {
+        let Some(entry) = place.trust().server(&self.server)? else { return Ok(()) };
+        self.is_pinned = true;
+        if self.key.is_none() {
+            self.key = Some(entry.key);
+            self.pin = Some((place.home.known_servers(), entry.line));
+        }
+        Ok(())
+    }
+
+    /// The rendezvous server.
+    pub(crate) fn name(&self) -> &ServerName {
+        &self.server
+    }
+
+    /// File and line that pin its key.
+    pub(crate) fn pin(&self) -> Option<(PathBuf, usize)> {
+        self.pin.clone()
+    }
+
+    /// Tells a builder.
+    pub(crate) fn set_up<B: ServerSettings>(&self, builder: B) -> B {
+        let builder = builder.rendezvous(self.server.to_string());
+        let builder = match self.key {
+            Some(key) => builder.server_key(key),
+            None => builder,
+        };
+        self.probe.iter().fold(builder, |builder, probe| builder.probe_server(probe.to_string()))
+    }
+
+    /// Pins the key that the server named, or the one that was typed and has just been proved, where
+    /// none was.
+    pub(crate) fn remember(&self, event: &Event, trust: &Trust) -> Result<(), Error> {
+        let key = match (event, self.key) {
+            (Event::ServerKey(key), _) => *key,
+            (Event::ServerReached { .. }, Some(key)) if !self.is_pinned => key,
+            _ => return Ok(()),
+        };
+        match trust.pin_server(&self.server, &key) {
+            Ok(Pinned::New | Pinned::Known) => Ok(()),
+            // Another program of this home pinned another key in between.
+            Err(error) => Err(ConfigError::from(error).into()),
+        }
+    }
+}
+
+/// What hosts' and clients' builders have in common here.
+pub(crate) trait ServerSettings: Sized {
+    /// The rendezvous server.
+    fn rendezvous(self, server: String) -> Self;
+    /// Its key.
+    fn server_key(self, key: PublicKey) -> Self;
+    /// A server to probe.
+    fn probe_server(self, server: String) -> Self;
+}
+
+macro_rules! server_settings {
+    ($builder:ty) => {
+        impl ServerSettings for $builder {
+            fn rendezvous(self, server: String) -> Self {
+                self.rendezvous(server)
+            }
+            fn server_key(self, key: PublicKey) -> Self {
+                self.server_key(key)
+            }
+            fn probe_server(self, server: String) -> Self {
+                self.probe_server(server)
+            }
+        }
+    };
+}
+
+server_settings!(HostBuilder);
+server_settings!(ClientBuilder);

@@ -1,0 +1,288 @@
+//! The client's part: asks for one host, until it has a line to it.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use rand::RngExt;
+
+use super::{
+    Endpoint, Event, Output, Part, PortsId,
+    line::{Line, Relation},
+    peer::{Env, Peer},
+    round::Round,
+};
+use crate::{
+    channel::Channel,
+    secure::{Initiator, Psk, PublicKey, Purpose},
+    wire::{
+        self, MAX_BODY,
+        peer::{Goodbye, MAX_PEER_DATAGRAM, PeerHello, PeerMessage, PeerReply, RoundId},
+        server::{FromServer, ToServer},
+    },
+};
+
+/// A round that was begun before the host answered is used up to this age: a fixed mapping lasts, a
+/// progression moves on.
+const EARLY: Duration = Duration::from_secs(2);
+
+/// The first round of a session.
+const FIRST: RoundId = RoundId { attempt: 1, round: 0 };
+
+/// After this the handshake is made again, with new keys.
+const REKEY: Duration = Duration::from_secs(3600);
+
+/// The host is asked for at most this often.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A request for the host.
+pub(super) struct Asking {
+    name: String,
+    host_key: Option<PublicKey>,
+    invite: Option<(u64, Psk)>,
+    session: [u8; 16],
+    /// The association over which the host is asked for: the first one that the server answers on.
+    server: Option<usize>,
+    request: u32,
+    asked: Option<Instant>,
+    /// The handshake that is under way.
+    hello: Option<Hello>,
+    /// A round that was begun early.
+    early: Option<Round>,
+}
+
+/// A first message that was sent.
+struct Hello {
+    initiator: Initiator,
+    index: u32,
+    prepare: RoundId,
+    /// The host was not there at the time: the message waited at the server.
+    waited: bool,
+}
+
+impl Asking {
+    pub(super) fn new(name: String, host_key: Option<PublicKey>, invite: Option<(u64, Psk)>) -> Self {
+        Asking {
+            name,
+            host_key,
+            invite,
+            session: [0; 16],
+            server: None,
+            request: 0,
+            asked: None,
+            hello: None,
+            early: None,
+        }
+    }
+}
+
+impl Endpoint {
+    fn asking(&mut self) -> Option<&mut Asking> {
+        match &mut self.part {
+            Part::Client(asking) => Some(asking),
+            Part::Host(_) => None,
+        }
+    }
+
+    /// Asks the server for the host: with its key by the first handshake message, without it for the
+    /// key first.
+    pub(super) fn ask(&mut self, now: Instant, server: usize) {
+        let known = self.peers.values().next().map(|p| (p.session, p.next_attempt()));
+        let (session, prepare) = known.unwrap_or_else(|| (self.rng.random(), FIRST));
+        let Part::Client(asking) = &mut self.part else { return };
+        if *asking.server.get_or_insert(server) != server {
+            return;
+        }
+        let given_up = asking.hello.take().map(|_| asking.request);
+        asking.session = session;
+        asking.asked = Some(now);
+        asking.request += 1;
+        let (request, name, host_key) = (asking.request, asking.name.clone(), asking.host_key);
+        let (invite, psk) = match &asking.invite {
+            Some((id, psk)) => (Some(*id), psk.clone()),
+            None => (None, Psk::none()),
+        };
+        if let Some(request) = given_up {
+            self.tell(now, server, ToServer::Cancel { request });
+        }
+        let Some(host_key) = host_key else {
+            return self.tell(now, server, ToServer::Find { request, name });
+        };
+        let (index, seed) = (self.new_index(), self.seed());
+        let mut initiator = Initiator::new(seed, &self.key, &host_key, Purpose::Peer, b"", &psk);
+        let payload = PeerHello { index, session, invite, prepare: Some(prepare) };
+        let message = initiator.write(&wire::encode(&payload));
+        let introduce = ToServer::Introduce { request, name, hello: message.into() };
+        self.tell(now, server, introduce);
+        if let Some(asking) = self.asking() {
+            asking.hello = Some(Hello { initiator, index, prepare, waited: false });
+        }
+    }
+
+    /// The server answers: it is time to look at our own NAT, beside the introduction.
+    pub(super) fn server_reached(&mut self, now: Instant, server: usize) {
+        let lonely = self.peers.is_empty();
+        let Endpoint { key, rng, next_ports, probe_servers, server: address, out, part, servers, .. } = self;
+        let Part::Client(asking) = part else { return };
+        if lonely && asking.early.is_none() {
+            let mut env = Env { key, rng, next_ports, probe_servers, server: *address, out };
+            asking.early = Some(env.round(now, FIRST));
+        }
+        // The server was asked over a family that gets no answer, and answers over another one.
+        let asked = asking.server.and_then(|s| servers.get(s));
+        if asking.server != Some(server) && asked.is_none_or(|s| s.observed().is_none()) {
+            asking.server = Some(server);
+            self.ask(now, server);
+        }
+    }
+
+    pub(super) fn client_message(&mut self, now: Instant, server: usize, message: FromServer) {
+        let Some(asking) = self.asking() else { return };
+        // Requests are numbered for this node, whichever family the answer comes over.
+        let current = |request: u32| request == asking.request;
+        match message {
+            FromServer::Found { request, key } if current(request) => {
+                asking.host_key.get_or_insert(PublicKey(key));
+                self.ask(now, server);
+            }
+            FromServer::Absent { request, last_seen } if current(request) => {
+                if let Some(hello) = &mut asking.hello {
+                    hello.waited = true;
+                }
+                let last_seen = last_seen.map(Duration::from_secs);
+                self.out.push_back(Output::Event(Event::Waiting { last_seen }));
+            }
+            FromServer::NotKept { request, why } if current(request) => {
+                asking.hello = None;
+                self.out.push_back(Output::Event(Event::NotKept(why)));
+            }
+            FromServer::Declined { request, why } if current(request) => {
+                asking.hello = None;
+                self.out.push_back(Output::Event(Event::Declined(why)));
+            }
+            FromServer::Introduced { relation, addresses, reply } if current(relation) => {
+                self.introduced(now, Relation { server, number: relation }, addresses, &reply.0);
+            }
+            // An answer to a request that was made again: the server may forget it.
+            FromServer::Introduced { relation, .. } => {
+                self.tell(now, server, ToServer::Cancel { request: relation });
+            }
+            _ => {}
+        }
+    }
+
+    /// The host lets us in: its handshake message proves it.
+    fn introduced(&mut self, now: Instant, relation: Relation, addresses: Vec<SocketAddr>, reply: &[u8]) {
+        let Some(hello) = self.asking().and_then(|a| a.hello.take()) else { return };
+        let Hello { initiator, index, prepare, .. } = hello;
+        let opened = initiator.read(reply).ok();
+        let opened = opened
+            .and_then(|(body, secrets)| Some((wire::decode::<PeerReply>(&body, MAX_BODY).ok()?, secrets)));
+        let Some((reply, secrets)) = opened else {
+            return self.out.push_back(Output::Event(Event::NotProved));
+        };
+        let channel: Channel<PeerMessage> =
+            Channel::new(secrets.datagram(), index, reply.index, MAX_PEER_DATAGRAM);
+        self.out.push_back(Output::Event(Event::Introduced { addresses: addresses.clone() }));
+        let mut line = Line::new(now, (index, channel), relation, &addresses, secrets.psk("link"));
+        line.ping(now);
+        if !reply.resumed {
+            self.forget_sessions();
+        }
+        match self.peers.keys().next().copied() {
+            Some(id) => self.with_peer(id, |peer, env| {
+                peer.replace_line(line);
+                peer.begin_again(now, env);
+            }),
+            None => self.begin_session(now, prepare, line, secrets.epoch()),
+        }
+    }
+
+    /// The host does not know our session (any more): its streams are over.
+    fn forget_sessions(&mut self) {
+        for peer in self.peers.values_mut() {
+            self.out.push_back(Output::SessionEnded { peer: peer.id, why: Goodbye::Unknown });
+            peer.abandon(&mut self.out);
+        }
+        self.peers.clear();
+    }
+
+    fn begin_session(
+        &mut self,
+        now: Instant,
+        prepare: RoundId,
+        line: Line,
+        epoch_keys: crate::secure::EpochKeys,
+    ) {
+        let id = self.new_peer_id();
+        let Some(asking) = self.asking() else { return };
+        let Some(key) = asking.host_key else { return };
+        let (session, early) = (asking.session, asking.early.take());
+        // The invite is used up: later handshakes go by the key alone.
+        let invite = asking.invite.take().map(|(id, _)| id);
+        let (early, stale) = match early {
+            Some(round) if round.age(now) < EARLY && round.id == prepare => (Some(round), None),
+            other => (None, other),
+        };
+        if let Some(round) = stale {
+            self.out.push_back(Output::Release { ports: round.ports });
+        }
+        let mut peer = Peer::new(now, (id, key, session, true), line, epoch_keys, invite);
+        peer.announce(&mut self.out);
+        self.peers.insert(id, peer);
+        self.with_peer(id, |peer, env| peer.begin(now, prepare, early, env));
+    }
+
+    /// Asks again when it is time to.
+    pub(super) fn advance_client(&mut self, now: Instant) {
+        let due = self.next_ask().is_some_and(|at| at <= now);
+        let Some(asking) = self.asking() else { return };
+        if let Some(round) = &mut asking.early {
+            round.conclude(now);
+        }
+        if let Some(server) = asking.server.filter(|_| due) {
+            self.ask(now, server);
+        }
+    }
+
+    /// When the host is to be asked for again: the line is silent while it is needed, its keys are old,
+    /// or an answer does not come. Never while the server keeps the request.
+    fn next_ask(&self) -> Option<Instant> {
+        let Part::Client(asking) = &self.part else { return None };
+        if self.stopping || asking.hello.as_ref().is_some_and(|h| h.waited) {
+            return None;
+        }
+        let soonest = asking.asked? + PATIENCE;
+        if self.peers.is_empty() {
+            return asking.hello.as_ref().map(|_| soonest);
+        }
+        let due = self
+            .peers
+            .values()
+            .map(|p| p.silent_at().unwrap_or(p.line.since + REKEY).min(p.line.since + REKEY));
+        due.min().map(|due| due.max(soonest))
+    }
+
+    /// When [`advance_client`](Self::advance_client) has something to do.
+    pub(super) fn part_timeout(&self) -> Option<Instant> {
+        match &self.part {
+            Part::Client(asking) => {
+                let early = asking.early.as_ref().and_then(Round::deadline);
+                early.into_iter().chain(self.next_ask()).min()
+            }
+            Part::Host(host) => host.poll_timeout(),
+        }
+    }
+
+    /// Takes the early round out if these are its ports; [`keep_early`](Self::keep_early) puts it back.
+    pub(super) fn early_round(&mut self, ports: PortsId) -> Option<Round> {
+        self.asking()?.early.take_if(|round| round.ports == ports)
+    }
+
+    pub(super) fn keep_early(&mut self, round: Round) {
+        if let Some(asking) = self.asking() {
+            asking.early = Some(round);
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The host's part: registered under a name, takes clients in.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use super::{
+    AskId, Endpoint, Event, Output, Part,
+    line::{Line, Relation},
+    peer::Peer,
+};
+use crate::{
+    channel::{Body, Channel},
+    secure::{Psk, Purpose, Responder},
+    wire::{
+        self, MAX_BODY,
+        peer::{MAX_PEER_DATAGRAM, PeerHello, PeerMessage, PeerReply},
+        server::{Decline, FromServer, ToServer},
+    },
+};
+
+/// Most clients that wait for an answer to [`Output::Admit`].
+const MAX_ASKS: usize = 64;
+
+/// Most sessions of a host: each has a line, punch ports while it looks for a link, and what the
+/// driver keeps for it.
+const MAX_PEERS: usize = 256;
+
+/// Most sessions whose client has not sent an authentic datagram yet.
+const MAX_UNPROVED: usize = 16;
+
+/// A client that has been let in must send an authentic datagram within this time.
+pub(super) const PROOF: Duration = Duration::from_secs(15);
+
+/// What a host knows beside its sessions.
+pub(super) struct Host {
+    pub(super) name: String,
+    asks: BTreeMap<AskId, Ask>,
+    next_ask: u64,
+}
+
+/// A client whose first message has been read, and that is not admitted yet.
+struct Ask {
+    relation: Relation,
+    responder: Responder,
+    hello: PeerHello,
+    received: Instant,
+}
+
+impl Host {
+    pub(super) fn new(name: String) -> Self {
+        Host { name, asks: BTreeMap::new(), next_ask: 0 }
+    }
+
+    /// The driver answers in time; what it forgets is forgotten here too.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.asks.values().map(|ask| ask.received + PROOF).min()
+    }
+}
+
+impl Endpoint {
+    pub(super) fn host_message(&mut self, now: Instant, server: usize, message: FromServer) {
+        match message {
+            FromServer::Registered => self.out.push_back(Output::Event(Event::Registered)),
+            FromServer::NotRegistered { why } => self.out.push_back(Output::Event(Event::NotRegistered(why))),
+            FromServer::Introduction { relation, hello } => {
+                let relation = Relation { server, number: relation };
+                if let Err(why) = self.introduction(now, relation, &hello.0) {
+                    self.decline(now, relation, why);
+                }
+            }
+            FromServer::Introduced { relation, addresses, .. } => {
+                // Relations are numbered for this node, whichever family the message comes over.
+                let lines = self.peers.values_mut().flat_map(|p| p.fresh.iter_mut().chain([&mut p.line]));
+                for line in lines.filter(|l| l.relation.is_some_and(|r| r.number == relation)) {
+                    line.introduced(now, &addresses);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A client asks: reads its first message, and asks the driver.
+    fn introduction(&mut self, now: Instant, relation: Relation, hello: &[u8]) -> Result<(), Decline> {
+        let seed = self.seed();
+        let Part::Host(host) = &mut self.part else { return Err(Decline::Busy) };
+        if host.asks.len() >= MAX_ASKS || self.stopping {
+            return Err(Decline::Busy);
+        }
+        let read = Responder::read(seed, &self.key, Purpose::Peer, b"", hello);
+        let (responder, payload) = read.map_err(|_| Decline::Handshake)?;
+        let hello: PeerHello = wire::decode(&payload, MAX_BODY).map_err(|_| Decline::Handshake)?;
+        host.next_ask += 1;
+        let ask = AskId(host.next_ask);
+        let (key, invite) = (responder.remote(), hello.invite);
+        host.asks.insert(ask, Ask { relation, responder, hello, received: now });
+        self.out.push_back(Output::Admit { ask, key, invite });
+        Ok(())
+    }
+
+    /// The driver's answer.
+    pub(super) fn admit(&mut self, now: Instant, ask: AskId, verdict: Result<Psk, Decline>) {
+        let Part::Host(host) = &mut self.part else { return };
+        let Some(ask) = host.asks.remove(&ask) else { return };
+        let relation = ask.relation;
+        let unproved = self.peers.values().filter(|p| !p.is_announced() || p.fresh.is_some()).count();
+        let room = self.peers.len() < MAX_PEERS && unproved < MAX_UNPROVED;
+        match verdict.and_then(|psk| if room { Ok(psk) } else { Err(Decline::Busy) }) {
+            Ok(psk) => self.accept(now, ask, &psk),
+            Err(why) => self.decline(now, relation, why),
+        }
+    }
+
+    fn decline(&mut self, now: Instant, relation: Relation, why: Decline) {
+        self.tell(now, relation.server, ToServer::Decline { relation: relation.number, why });
+    }
+
+    /// Lets the client in: the second handshake message, and a line that the client has yet to prove.
+    fn accept(&mut self, now: Instant, ask: Ask, psk: &Psk) {
+        let Ask { relation, responder, hello, .. } = ask;
+        let key = responder.remote();
+        let known = self.peers.values().find(|p| p.key == key && p.session == hello.session);
+        let known = known.filter(|p| p.is_announced()).map(|p| p.id);
+        let index = self.new_index();
+        let reply = PeerReply { index, resumed: known.is_some(), body: Body::default() };
+        let (message, secrets) = responder.write(psk, &wire::encode(&reply));
+        let accept = ToServer::Accept { relation: relation.number, reply: message.into() };
+        self.tell(now, relation.server, accept);
+        let channel: Channel<PeerMessage> =
+            Channel::new(secrets.datagram(), index, hello.index, MAX_PEER_DATAGRAM);
+        // The addresses follow with the server's Introduced.
+        let line = Line::new(now, (index, channel), relation, &[], secrets.psk("link"));
+        match known {
+            Some(id) => self.with_peer(id, |peer, _| peer.fresh = Some(line)),
+            None => {
+                let id = self.new_peer_id();
+                let invite = hello.invite.filter(|_| *psk.0 != [0; 32]);
+                let who = (id, key, hello.session, false);
+                self.peers.insert(id, Peer::new(now, who, line, secrets.epoch(), invite));
+                if let Some(round) = hello.prepare {
+                    self.with_peer(id, |peer, env| peer.begin(now, round, None, env));
+                }
+            }
+        }
+    }
+
+    /// Lines that were not proved in time are forgotten.
+    pub(super) fn advance_host(&mut self, now: Instant) {
+        let late = |line: &Line| line.since + PROOF <= now;
+        if let Part::Host(host) = &mut self.part {
+            host.asks.retain(|_, ask| ask.received + PROOF > now);
+        }
+        for peer in self.peers.values_mut() {
+            peer.fresh.take_if(|line| late(line));
+            if !peer.is_announced() && late(&peer.line) {
+                peer.abandon(&mut self.out);
+            }
+        }
+        self.peers.retain(|_, peer| !peer.is_gone());
+    }
+}

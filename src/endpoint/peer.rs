@@ -1,0 +1,381 @@
+//! One other peer: the line to it, the attempts to reach it, the link that came of them.
+//!
+//! What this room decides: when the session begins and ends, which connection is its link, and what to do
+//! with each message. How an attempt goes is [`super::attempt`]'s.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use rand::{Rng, RngExt, rngs::StdRng};
+
+use super::{
+    ConnId, Event, OpenFailure, Outbox, Output, PeerId, PortsId,
+    attempt::{ATTEMPT, PREPARE, refusal},
+    candidates::{Candidates, Nominated},
+    host::PROOF,
+    line::Line,
+    round::Round,
+};
+use crate::{
+    nat,
+    secure::{EpochKeys, PublicKey, StaticKey},
+    wire::{
+        peer::{Goodbye, PeerMessage, RoundId},
+        probe::ProbeAnswer,
+    },
+};
+
+/// Ports of a round are kept this long after its link was chosen: a close in between would reset what
+/// the other side still waits for.
+pub(super) const HOLD: Duration = Duration::from_secs(4);
+
+/// A goodbye is repeated for at most this long.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// What a peer needs of the endpoint that holds it.
+pub(super) struct Env<'a> {
+    pub(super) key: &'a StaticKey,
+    pub(super) rng: &'a mut StdRng,
+    pub(super) next_ports: &'a mut u64,
+    pub(super) probe_servers: &'a [SocketAddr],
+    /// Address of the rendezvous server: targets may be as local as it is.
+    pub(super) server: IpAddr,
+    pub(super) out: &'a mut Outbox,
+}
+
+impl Env<'_> {
+    pub(super) fn seed(&mut self) -> [u8; 32] {
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        seed
+    }
+
+    pub(super) fn round(&mut self, now: Instant, id: RoundId) -> Round {
+        *self.next_ports += 1;
+        Round::begin(now, id, PortsId(*self.next_ports), self.out)
+    }
+}
+
+/// The other peer.
+pub(super) struct Peer {
+    pub(super) id: PeerId,
+    pub(super) key: PublicKey,
+    pub(super) session: [u8; 16],
+    pub(super) initiator: bool,
+    pub(super) line: Line,
+    /// A newer line that the other side has not proved yet (responder only).
+    pub(super) fresh: Option<Line>,
+    unannounced: Option<(EpochKeys, Option<u64>)>,
+    pub(super) round: Option<Round>,
+    pub(super) retired: Vec<(PortsId, Instant)>,
+    candidates: Candidates,
+    epoch: u32,
+    pub(super) link: Option<u32>,
+    /// The newest link that there ever was.
+    newest: u32,
+    links: u32,
+    pub(super) attempt: u32,
+    pub(super) attempt_began: Instant,
+    pub(super) failures: u32,
+    pub(super) retry: Option<Instant>,
+    pub(super) closing: Option<Instant>,
+    gone: bool,
+}
+
+impl Peer {
+    /// A new session over a new line. `invite` is the public part of the one that let the client in.
+    pub(super) fn new(
+        now: Instant,
+        (id, key, session, initiator): (PeerId, PublicKey, [u8; 16], bool),
+        line: Line,
+        epoch_keys: EpochKeys,
+        invite: Option<u64>,
+    ) -> Self {
+        Peer {
+            id,
+            key,
+            session,
+            initiator,
+            line,
+            fresh: None,
+            unannounced: Some((epoch_keys, invite)),
+            round: None,
+            retired: Vec::new(),
+            candidates: Candidates::default(),
+            epoch: 0,
+            link: None,
+            newest: 0,
+            links: 0,
+            attempt: 0,
+            attempt_began: now,
+            failures: 0,
+            retry: None,
+            closing: None,
+            gone: false,
+        }
+    }
+
+    /// The other side has proved its key (and invite): the session begins.
+    pub(super) fn announce(&mut self, out: &mut Outbox) {
+        if let Some((keys, invite)) = self.unannounced.take() {
+            let (peer, key, initiator) = (self.id, self.key, self.initiator);
+            out.push_back(Output::Session { peer, key, invite, keys, initiator });
+        }
+    }
+
+    /// The session has begun.
+    pub(super) fn is_announced(&self) -> bool {
+        self.unannounced.is_none()
+    }
+
+    /// A new handshake made a new line, proved by both sides.
+    pub(super) fn replace_line(&mut self, line: Line) {
+        self.line = line;
+        self.fresh = None;
+    }
+
+    /// Everything that follows from the time and from what is known.
+    pub(super) fn advance(&mut self, now: Instant, env: &mut Env) {
+        for (ports, _) in self.retired.extract_if(.., |(_, until)| *until <= now) {
+            self.candidates.released(ports);
+            env.out.push_back(Output::Release { ports });
+        }
+        if self.closing.is_some_and(|until| until <= now || self.line.is_idle()) {
+            self.leave(env.out);
+        }
+        if self.closing.is_some() || self.gone {
+            return;
+        }
+        if let Some(round) = &mut self.round
+            && let Some(predicted) = round.advance(now, self.id, env.server, env.out)
+        {
+            let _ = self.line.send(now, predicted);
+        }
+        if self.initiator && self.link.is_none() {
+            self.lead(now, env);
+        } else if self.round.as_ref().is_some_and(|r| Self::overdue(r, now)) {
+            self.retire(now);
+        }
+    }
+
+    /// What the other side says.
+    pub(super) fn handle(&mut self, now: Instant, message: PeerMessage, env: &mut Env) {
+        match message {
+            PeerMessage::Ping { .. } | PeerMessage::Pong { .. } | PeerMessage::Started { .. } => {}
+            PeerMessage::Prepare { id } if !self.initiator => self.begin(now, id, None, env),
+            PeerMessage::Predicted { id, predictions, lan } => {
+                let valid = predictions.iter().all(nat::Prediction::is_sound);
+                if let Some(round) = self.round.as_mut().filter(|r| r.id == id && valid) {
+                    round.predicted(predictions, lan);
+                }
+            }
+            PeerMessage::Start(start) if !self.initiator => self.started(now, start, env),
+            PeerMessage::NotStarted { id, why } if self.initiator => {
+                if self.round.as_ref().is_some_and(|r| r.id == id) && self.link.is_none() {
+                    self.round_failed(now, refusal(why).into(), env);
+                }
+            }
+            PeerMessage::LinkDead { epoch } => {
+                if self.link == Some(epoch) {
+                    env.out.push_back(Output::KillLink { peer: self.id, epoch });
+                    self.unlinked(now, env);
+                }
+            }
+            PeerMessage::Goodbye { why } => {
+                env.out.push_back(Output::SessionEnded { peer: self.id, why });
+                self.leave(env.out);
+            }
+            PeerMessage::Prepare { .. } | PeerMessage::Start(_) | PeerMessage::NotStarted { .. } => {}
+        }
+        self.advance(now, env);
+    }
+
+    /// This side's link is gone: the other side must know, and the initiator begins again at once.
+    pub(super) fn link_lost(&mut self, now: Instant, epoch: u32, env: &mut Env) {
+        if self.link == Some(epoch) {
+            let _ = self.line.send(now, PeerMessage::LinkDead { epoch });
+            self.unlinked(now, env);
+        }
+    }
+
+    fn unlinked(&mut self, now: Instant, env: &mut Env) {
+        self.link = None;
+        self.failures = 0;
+        if self.initiator {
+            self.attempt(now, self.next_attempt(), env);
+        }
+    }
+
+    /// This side ends the session; the other one is told for as long as it takes, within limits.
+    pub(super) fn end(&mut self, now: Instant, why: Goodbye) {
+        if self.closing.is_none() {
+            let _ = self.line.send(now, PeerMessage::Goodbye { why });
+            self.closing = Some(now + CLOSING);
+        }
+    }
+
+    fn leave(&mut self, out: &mut Outbox) {
+        let ports = self.retired.drain(..).map(|(ports, _)| ports);
+        for ports in ports.chain(self.round.take().map(|r| r.ports)) {
+            out.push_back(Output::Release { ports });
+        }
+        self.gone = true;
+    }
+
+    /// Releases everything at once: the peer was never proved.
+    pub(super) fn abandon(&mut self, out: &mut Outbox) {
+        self.leave(out);
+    }
+
+    /// Nothing is left of it.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone
+    }
+
+    /// Has this set of ports.
+    pub(super) fn owns(&self, ports: PortsId) -> bool {
+        self.round.as_ref().is_some_and(|r| r.ports == ports) || self.retired.iter().any(|(p, _)| *p == ports)
+    }
+
+    /// Has this connection.
+    pub(super) fn holds(&self, conn: ConnId) -> bool {
+        self.candidates.holds(conn)
+    }
+
+    pub(super) fn bound(
+        &mut self,
+        now: Instant,
+        ports: PortsId,
+        bound: (Vec<u16>, Vec<u16>, Vec<std::net::IpAddr>),
+        env: &mut Env,
+    ) {
+        let batch = env.rng.random();
+        if let Some(round) = self.round.as_mut().filter(|r| r.ports == ports) {
+            round.bound(now, bound, env.probe_servers, batch, env.out);
+        }
+        self.advance(now, env);
+    }
+
+    pub(super) fn bind_failed(&mut self, now: Instant, ports: PortsId, why: String, env: &mut Env) {
+        if self.round.as_ref().is_some_and(|r| r.ports == ports) {
+            self.retire(now);
+            if self.initiator {
+                let next = self.back_off(now, env);
+                let id = RoundId { attempt: self.attempt, round: 0 };
+                let why = format!("no punch ports could be bound: {why}");
+                env.out.push_back(Output::Event(Event::RoundFailed { peer: self.id, id, why, next }));
+            }
+        }
+    }
+
+    pub(super) fn probed(
+        &mut self,
+        now: Instant,
+        (ports, number): (PortsId, u8),
+        answer: Option<ProbeAnswer>,
+        env: &mut Env,
+    ) {
+        if let Some(round) = self.round.as_mut().filter(|r| r.ports == ports) {
+            round.probed(now, number, answer);
+        }
+        self.advance(now, env);
+    }
+
+    pub(super) fn connect_failed(
+        &mut self,
+        now: Instant,
+        (ports, opening): (PortsId, u32),
+        why: &OpenFailure,
+        env: &mut Env,
+    ) {
+        if let Some(round) = self.round.as_mut().filter(|r| r.ports == ports) {
+            round.connect_failed(now, opening, why, env.out);
+        }
+    }
+
+    /// A connection is complete: the link handshake begins on it.
+    pub(super) fn completed(
+        &mut self,
+        now: Instant,
+        (ports, conn): (PortsId, ConnId),
+        from: Completed,
+        env: &mut Env,
+    ) {
+        let (remote, lan) = match from {
+            Completed::Accepted(remote) => (remote, false),
+            Completed::Opening(opening) => {
+                let round = self.round.as_ref().filter(|r| r.ports == ports);
+                match round.and_then(|r| r.opening(opening)) {
+                    Some(known) => known,
+                    None => return env.out.push_back(Output::Close { conn }),
+                }
+            }
+        };
+        let since = self.round.as_ref().filter(|r| r.ports == ports);
+        let since = since.map_or(now, |r| r.at.filter(|at| *at <= now).unwrap_or(now));
+        let epoch = self.initiator.then(|| {
+            self.epoch += 1;
+            self.epoch
+        });
+        let seed = env.seed();
+        let parties = (env.key, &self.key, &self.session, &self.line.link_psk);
+        self.candidates.begin(conn, (ports, remote, lan, since), seed, parties, epoch, env.out);
+    }
+
+    pub(super) fn received(&mut self, now: Instant, conn: ConnId, bytes: &[u8], env: &mut Env) {
+        let may_nominate = !self.initiator || self.link.is_none();
+        if let Some(nominated) = self.candidates.received(conn, bytes, may_nominate, env.out) {
+            self.nominated(now, conn, nominated, env);
+        }
+    }
+
+    pub(super) fn conn_closed(&mut self, conn: ConnId) {
+        self.candidates.closed(conn);
+    }
+
+    fn nominated(&mut self, now: Instant, conn: ConnId, nominated: Nominated, env: &mut Env) {
+        let Nominated { link, surplus, remote, lan, since } = nominated;
+        // A connection of an earlier round may finish its handshake after the link that was chosen then
+        // is lost: the session has no use for it.
+        if link.epoch <= self.newest {
+            return env.out.push_back(Output::Close { conn });
+        }
+        (self.link, self.newest) = (Some(link.epoch), link.epoch);
+        self.links += 1;
+        self.failures = 0;
+        self.retry = None;
+        let took = now.saturating_duration_since(since);
+        let (peer, rtt, links) = (self.id, self.line.rtt(now), self.links);
+        env.out.push_back(Output::Link { peer, conn, link, surplus });
+        env.out.push_back(Output::Event(Event::Connected { peer, remote, lan, took, rtt, links }));
+        if let Some(round) = self.round.take() {
+            self.retired.push((round.ports, now + HOLD));
+        }
+    }
+
+    /// When to call [`advance`](Self::advance) again.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let round = self.round.as_ref().and_then(|r| {
+            let patience = if self.initiator { PREPARE } else { ATTEMPT };
+            let prepare = r.at.is_none().then(|| r.begun() + patience);
+            [r.deadline(), r.end(), prepare].into_iter().flatten().min()
+        });
+        let proof = self.fresh.iter().chain((!self.is_announced()).then_some(&self.line));
+        let proof = proof.map(|line| line.since + PROOF).min();
+        let retired = self.retired.iter().map(|(_, until)| *until).min();
+        [round, retired, self.retry, self.closing, proof, self.line.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+}
+
+/// How a connection came about.
+pub(super) enum Completed {
+    /// A listener accepted it from there.
+    Accepted(SocketAddr),
+    /// It is the opening of that number.
+    Opening(u32),
+}

@@ -1,0 +1,82 @@
+//! What a program that runs a host or a client is told.
+
+use tokio::sync::broadcast;
+
+use crate::{
+    endpoint::{self, PeerId},
+    secure::PublicKey,
+    wire::peer::Goodbye,
+};
+
+/// Events that a slow listener may fall behind before it misses some.
+const BACKLOG: usize = 1024;
+
+/// Something that a person may want to know.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// About the server, the NATs and the connections.
+    Endpoint(endpoint::Event),
+    /// A session begins.
+    SessionBegan {
+        /// Its number within this program.
+        peer: PeerId,
+        /// The other peer's key, proved.
+        key: PublicKey,
+        /// Public part of the invite that proved it, if one did.
+        invite: Option<u64>,
+    },
+    /// The link of a session is gone; its streams wait for the next one.
+    LinkLost {
+        /// The session.
+        peer: PeerId,
+        /// Why, in words.
+        why: String,
+    },
+    /// A session is over.
+    SessionEnded {
+        /// The session.
+        peer: PeerId,
+        /// Why.
+        why: Goodbye,
+    },
+}
+
+/// Receives [`Event`]s from the moment on at which it was made.
+pub struct Events(broadcast::Receiver<Event>);
+
+impl Events {
+    /// The next event; `None` once the host or client has ended. Whoever reads too slowly misses the
+    /// oldest ones.
+    pub async fn next(&mut self) -> Option<Event> {
+        loop {
+            match self.0.recv().await {
+                Ok(event) => return Some(event),
+                Err(broadcast::error::RecvError::Lagged(missed)) => {
+                    tracing::debug!(missed, "events were missed");
+                }
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+/// Where events come from.
+#[derive(Clone)]
+pub(crate) struct EventSource(broadcast::Sender<Event>);
+
+impl EventSource {
+    pub(crate) fn new() -> Self {
+        EventSource(broadcast::Sender::new(BACKLOG))
+    }
+
+    /// Tells everybody who listens.
+    pub(crate) fn tell(&self, event: Event) {
+        tracing::debug!(?event);
+        self.0.send(event).ok();
+    }
+
+    pub(crate) fn subscribe(&self) -> Events {
+        Events(self.0.subscribe())
+    }
+}

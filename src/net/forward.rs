@@ -1,0 +1,245 @@
+//! Forwarded connections: local ports, dialling the service, and copying with the manners of TCP.
+//!
+//! | what one side does | what the other side sees |
+//! | --- | --- |
+//! | sends FIN | FIN; its own direction goes on |
+//! | resets | a reset, by `SO_LINGER` 0 |
+//! | a service refuses | a reset (the client's connection was accepted before the service was asked) |
+//! | reads slowly | the window closes, on this stream only |
+
+use std::{
+    future::Future,
+    io,
+    net::{Shutdown, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest},
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+};
+
+use super::stream::Stream;
+use crate::{
+    error::ConfigError,
+    forward::{LocalRule, Service},
+    wire::stream::{OpenRequest, ResetReason},
+};
+
+/// Room for one read from a local connection: two full records.
+const CHUNK: usize = 128 << 10;
+
+/// A service that does not answer by then cannot be reached. A service in the host's own network
+/// answers in milliseconds; one repetition of the SYN comes after a second, another after three.
+const DIAL_LIMIT: Duration = Duration::from_secs(10);
+
+/// A local port that is bound and listening, so that nobody else can have it.
+pub struct LocalPort {
+    listener: TcpListener,
+    address: SocketAddr,
+    request: OpenRequest,
+}
+
+impl LocalPort {
+    /// Listens where a rule says.
+    ///
+    /// # Errors
+    /// [`ConfigError::Listen`].
+    pub async fn bind(rule: &LocalRule) -> Result<Self, ConfigError> {
+        let failed = |source| ConfigError::Listen { address: rule.listen, source };
+        let listener = TcpListener::bind(rule.listen).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(LocalPort { listener, address, request: rule.request() })
+    }
+
+    /// Where it listens: with the port that was chosen, where the rule left that open.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes every connection to a stream of its own that `open` opens. Runs until it is dropped; the
+    /// connections go on.
+    pub(super) async fn serve<F>(self, open: impl Fn(OpenRequest) -> F)
+    where
+        F: Future<Output = Result<Stream, ResetReason>> + Send + 'static,
+    {
+        loop {
+            let local = match self.listener.accept().await {
+                Ok((local, _)) => local,
+                Err(error) => {
+                    tracing::debug!(address = %self.address, %error, "accept failed");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+            };
+            let opening = open(self.request.clone());
+            tokio::spawn(async move {
+                match opening.await {
+                    Ok(stream) => splice(&local, &stream).await,
+                    Err(reason) => {
+                        tracing::debug!(%reason, "no stream for a local connection");
+                        reset(&local);
+                    }
+                }
+            });
+        }
+    }
+}
+
+/// Connects to a service and copies until both directions have ended.
+pub(super) async fn serve(service: &Service, stream: &Stream) {
+    match dial(service).await {
+        Ok(local) => splice(&local, stream).await,
+        Err(reason) => {
+            tracing::info!(%service, %reason, "service not reached");
+            stream.abort(reason);
+        }
+    }
+}
+
+async fn dial(service: &Service) -> Result<TcpStream, ResetReason> {
+    let mut reason = ResetReason::Unreachable;
+    for target in service.targets() {
+        match tokio::time::timeout(DIAL_LIMIT, TcpStream::connect(target)).await {
+            Ok(Ok(local)) => return Ok(local),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                reason = ResetReason::Refused;
+            }
+            Ok(Err(_)) | Err(_) => {}
+        }
+    }
+    Err(reason)
+}
+
+/// Why copying ended early.
+enum Broken {
+    /// The local connection failed.
+    Local(io::Error),
+    /// The stream was reset.
+    Remote(ResetReason),
+}
+
+/// Copies both ways until both directions have ended, or one side is reset, and then so is the other.
+pub(super) async fn splice(local: &TcpStream, stream: &Stream) {
+    local.set_nodelay(true).ok();
+    let at_end = Notify::new();
+    let up = async {
+        copy_up(local, stream).await?;
+        stream.finish();
+        at_end.notify_one();
+        Ok(())
+    };
+    let down = async {
+        copy_down(stream, local).await?;
+        SockRef::from(local).shutdown(Shutdown::Write).map_err(Broken::Local)
+    };
+    // A program that has sent its FIN and is then killed resets without a byte to read.
+    let failed = async {
+        at_end.notified().await;
+        Err(Broken::Local(failure(local).await))
+    };
+    let result = tokio::select! {
+        result = async { tokio::try_join!(up, down).map(|_| ()) } => result,
+        result = failed => result,
+    };
+    match result {
+        Ok(()) => {}
+        Err(Broken::Local(error)) => {
+            tracing::debug!(%error, "local connection failed");
+            stream.abort(ResetReason::Reset);
+        }
+        Err(Broken::Remote(reason)) => {
+            tracing::debug!(%reason, "stream reset");
+            reset(local);
+        }
+    }
+}
+
+/// Closing it is going to reset it.
+fn reset(local: &TcpStream) {
+    local.set_zero_linger().ok();
+}
+
+async fn failure(local: &TcpStream) -> io::Error {
+    match local.ready(Interest::ERROR).await.and_then(|_| local.take_error()) {
+        Ok(Some(error)) | Err(error) => error,
+        Ok(None) => std::future::pending().await,
+    }
+}
+
+async fn copy_up(local: &TcpStream, stream: &Stream) -> Result<(), Broken> {
+    let mut buffer = BytesMut::new();
+    loop {
+        // Nothing is read that cannot be passed on: this is where a full session stops a program.
+        stream.writable().await.map_err(Broken::Remote)?;
+        local.readable().await.map_err(Broken::Local)?;
+        buffer.reserve(CHUNK);
+        match local.try_read_buf(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(_) => stream.write_all_of(buffer.split().freeze()).await.map_err(Broken::Remote)?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(Broken::Local(error)),
+        }
+    }
+}
+
+async fn copy_down(stream: &Stream, local: &TcpStream) -> Result<(), Broken> {
+    while let Some(mut chunk) = stream.next_chunk().await.map_err(Broken::Remote)? {
+        while !chunk.is_empty() {
+            match local.try_write(&chunk) {
+                Ok(written) => drop::<Bytes>(chunk.split_to(written)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    local.writable().await.map_err(Broken::Local)?;
+                }
+                Err(error) => return Err(Broken::Local(error)),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Copies between a stream and a pair of pipes, as standard input and output are. The end of `input`
+/// ends this side's direction; returns once the other side has ended its own.
+///
+/// # Errors
+/// The stream was reset (its source is a [`ResetReason`]), or `output` failed.
+pub async fn carry_pipes<R, W>(stream: Stream, mut input: R, mut output: W) -> io::Result<()>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let stream = Arc::new(stream);
+    let up = async {
+        let mut buffer = BytesMut::new();
+        loop {
+            stream.writable().await?;
+            buffer.reserve(CHUNK);
+            // An input that fails has ended, for all that the other side can be told.
+            if input.read_buf(&mut buffer).await.unwrap_or(0) == 0 {
+                break;
+            }
+            stream.write_all_of(buffer.split().freeze()).await?;
+        }
+        stream.finish();
+        Ok::<(), ResetReason>(())
+    };
+    let down = async {
+        while let Some(chunk) = stream.next_chunk().await.map_err(super::stream::reset_error)? {
+            output.write_all(&chunk).await?;
+            output.flush().await?;
+        }
+        output.shutdown().await
+    };
+    tokio::pin!(up, down);
+    tokio::select! {
+        result = &mut down => result,
+        result = &mut up => match result {
+            Ok(()) => down.await,
+            Err(reason) => Err(super::stream::reset_error(reason)),
+        },
+    }
+}

@@ -1,0 +1,158 @@
+//! One TCP connection under a session: its options, and what is on its way into it.
+
+use std::{
+    collections::VecDeque,
+    io::{self, IoSlice},
+};
+
+use bytes::{Buf, Bytes};
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+/// Least room for one read: a few full records, so that a fast link costs few system calls.
+pub(super) const READ: usize = 256 << 10;
+
+/// Unsent bytes in the kernel above which the socket takes no more. What is sent next is decided when
+/// the socket can take it: a keystroke waits behind this much and no more, whatever the size of the
+/// send buffer.
+const NOT_SENT: u32 = 128 << 10;
+
+/// Records taken from the session at a time: as much as the socket is going to take at once.
+const BATCH: usize = 256 << 10;
+
+/// Records of one `writev`.
+const SLICES: usize = 32;
+
+/// Sets a link's options. Without them it works, only less well.
+pub(super) fn prepare(stream: &TcpStream) {
+    let socket = SockRef::from(stream);
+    if let Err(error) = socket.set_tcp_nodelay(true) {
+        tracing::debug!(%error, "link without NODELAY");
+    }
+    #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+    if let Err(error) = socket.set_tcp_notsent_lowat(NOT_SENT) {
+        tracing::debug!(%error, "link without TCP_NOTSENT_LOWAT");
+    }
+}
+
+/// Writes a link's last words, if the socket takes them at once.
+pub(super) fn send_last(stream: &TcpStream, record: Option<Bytes>) {
+    if let Some(record) = record {
+        stream.try_write(&record).ok();
+    }
+}
+
+/// Records of one link that the socket has not taken yet.
+#[derive(Default)]
+pub(super) struct Outbox {
+    epoch: Option<u32>,
+    records: VecDeque<Bytes>,
+    length: usize,
+}
+
+impl Outbox {
+    /// Takes records from the session up to a batch. Those of another link are dropped, also one that
+    /// was sent in part: what counts of them the session sends again.
+    pub(super) fn fill(&mut self, epoch: Option<u32>, mut next: impl FnMut() -> Option<Bytes>) {
+        if self.epoch != epoch {
+            self.epoch = epoch;
+            self.records.clear();
+            self.length = 0;
+        }
+        while self.epoch.is_some() && self.length < BATCH {
+            let Some(record) = next() else { break };
+            self.length += record.len();
+            self.records.push_back(record);
+        }
+    }
+
+    /// Everything has been taken.
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Writes what the socket takes; `false` once it takes no more.
+    ///
+    /// # Errors
+    /// The connection failed.
+    pub(super) fn write(&mut self, stream: &TcpStream) -> io::Result<bool> {
+        while !self.records.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let mut count = 0;
+            for (slice, record) in slices.iter_mut().zip(&self.records) {
+                *slice = IoSlice::new(record);
+                count += 1;
+            }
+            match stream.try_write_vectored(slices.get(..count).unwrap_or_default()) {
+                Ok(written) => self.written(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+            // A half empty batch is filled up again rather than finished: what is most urgent by now
+            // goes next.
+            if self.length < BATCH / 2 {
+                break;
+            }
+        }
+        Ok(true)
+    }
+
+    fn written(&mut self, mut count: usize) {
+        self.length -= count;
+        while let Some(first) = self.records.front_mut() {
+            if first.len() > count {
+                first.advance(count);
+                return;
+            }
+            count -= first.len();
+            self.records.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn records_arrive_whole_and_in_order_however_little_the_socket_takes() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (far, _) = listener.accept().await.unwrap();
+        prepare(&near);
+        let records: Vec<Bytes> = (0..200u8).map(|n| vec![n; 30_000 + usize::from(n)].into()).collect();
+        let expected = records.concat();
+        let reading = tokio::spawn(async move {
+            let mut received = Vec::new();
+            while received.len() < expected.len() {
+                far.readable().await.unwrap();
+                let _ = far.try_read_buf(&mut received);
+            }
+            assert!(received == expected);
+        });
+        let mut waiting = records.into_iter();
+        let mut outbox = Outbox::default();
+        loop {
+            outbox.fill(Some(1), || waiting.next());
+            if outbox.is_empty() {
+                break;
+            }
+            if !outbox.write(&near).unwrap() {
+                near.writable().await.unwrap();
+            }
+        }
+        reading.await.unwrap();
+    }
+
+    #[test]
+    fn records_of_an_old_link_are_dropped() {
+        let mut outbox = Outbox::default();
+        let mut once = Some(Bytes::from_static(b"old"));
+        outbox.fill(Some(1), || once.take());
+        assert!(!outbox.is_empty());
+        outbox.fill(None, || panic!("nothing is taken without a link"));
+        assert!(outbox.is_empty());
+        outbox.fill(Some(2), || None);
+        assert!(outbox.is_empty());
+    }
+}

@@ -1,0 +1,108 @@
+//! Two sets of punch ports on loopback.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use super::*;
+
+const SET: PortsId = PortsId(1);
+
+fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+fn bound(count: u16) -> (PunchPorts, Vec<u16>) {
+    let mut ports = PunchPorts::new(vec![loopback(1)]).unwrap();
+    let Input::Bound { v4, v6, lan, .. } = ports.bind(SET, count) else { panic!("not bound") };
+    assert_eq!(v4.len(), usize::from(count));
+    assert!(v6.is_empty());
+    assert!(lan.contains(&Ipv4Addr::LOCALHOST.into()));
+    (ports, v4)
+}
+
+#[tokio::test]
+async fn two_peers_that_open_towards_each_other_meet() {
+    let (mut here, mine) = bound(1);
+    let (mut there, theirs) = bound(1);
+    let at = clock::now() + Duration::from_millis(20);
+    for (ports, target) in [(&mut here, theirs[0]), (&mut there, mine[0])] {
+        ports.listen(SET, 0);
+        ports.connect(SET, 0, Some(0), loopback(target), at, None);
+    }
+    let conn = loop {
+        match here.next().await {
+            Input::Connected { conn, .. } | Input::Accepted { conn, .. } => break conn,
+            Input::ConnectFailed { why: OpenFailure::TupleExists, .. } => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(here.send(conn, b"message 1").is_none());
+    loop {
+        match there.next().await {
+            Input::Received { bytes, .. } => break assert_eq!(bytes, b"message 1"),
+            Input::Connected { .. } | Input::Accepted { .. } | Input::ConnectFailed { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refused_opening_is_said_to_be_refused() {
+    let (mut ports, _) = bound(1);
+    let (other, theirs) = bound(1);
+    ports.connect(SET, 7, Some(0), loopback(theirs[0]), clock::now(), None);
+    let Input::ConnectFailed { opening: 7, why, .. } = ports.next().await else { panic!("not failed") };
+    assert_eq!(why, OpenFailure::Refused);
+    drop(other);
+}
+
+#[tokio::test]
+async fn a_connection_to_oneself_is_a_failure() {
+    let (mut ports, mine) = bound(1);
+    ports.connect(SET, 0, Some(0), loopback(mine[0]), clock::now(), None);
+    assert!(matches!(ports.next().await, Input::ConnectFailed { why: OpenFailure::Other(_), .. }));
+}
+
+#[tokio::test]
+async fn a_probe_asks_hears_and_stays_open_until_the_release() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use crate::wire::{
+        self,
+        probe::{PREAMBLE, ProbeAnswer, Purpose, QUESTION, parse_preamble},
+    };
+
+    let server = tokio::net::TcpListener::bind(loopback(0)).await.unwrap();
+    let (mut ports, mine) = bound(2);
+    let question = ProbeQuestion { batch: [3; 16], number: 1, count: 2, local: 1, local_port: mine[1] };
+    ports.probe(SET, 1, 1, server.local_addr().unwrap(), question);
+    let (mut stream, observed) = server.accept().await.unwrap();
+    assert_eq!(observed.port(), mine[1]);
+    let mut head = [0; PREAMBLE];
+    stream.read_exact(&mut head).await.unwrap();
+    assert_eq!(parse_preamble(head), Ok(Purpose::Probe));
+    let mut body = [0; QUESTION];
+    stream.read_exact(&mut body).await.unwrap();
+    assert_eq!(ProbeQuestion::parse(&body), Ok(question));
+    let answer = ProbeAnswer { observed, at_us: 5, prediction: None };
+    let bytes = wire::encode(&answer);
+    stream.write_u16(bytes.len() as u16).await.unwrap();
+    stream.write_all(&bytes).await.unwrap();
+    let Input::Probed { number: 1, answer: Some(heard), .. } = ports.next().await else {
+        panic!("no answer")
+    };
+    assert_eq!(heard, answer);
+    assert!(stream.try_read(&mut [0]).is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock));
+    ports.release(SET);
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn what_happens_to_a_released_set_is_not_told() {
+    let (mut ports, _) = bound(1);
+    let server = std::net::TcpListener::bind(loopback(0)).unwrap();
+    ports.connect(SET, 0, Some(0), server.local_addr().unwrap(), clock::now(), None);
+    let (_stream, _) = server.accept().unwrap();
+    tokio::task::yield_now().await;
+    ports.release(SET);
+    assert!(ports.try_next().is_none());
+}

@@ -1,0 +1,354 @@
+//! The rendezvous server with its sockets, its probe ports and its disk.
+
+mod store;
+mod tcp;
+
+use std::{
+    future::Future,
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    sync::Notify,
+    task::JoinSet,
+};
+use zeroize::Zeroizing;
+
+use self::{
+    store::Writer,
+    tcp::{Connections, Port},
+};
+use super::{clock, limits, udp};
+use crate::{
+    error::{ConfigError, Error},
+    identity,
+    rendezvous::{self, Batches, Limits, Source, Stats},
+    secure::{PublicKey, StaticKey},
+    wire::{
+        DEFAULT_PORT, DEFAULT_PROBE_PORT, MAX_DATAGRAM,
+        probe::{ProbeAnswer, ProbeQuestion},
+    },
+};
+
+/// Connections that the kernel completes before they are accepted: a few bursts of probes at once.
+const BACKLOG: i32 = 1024;
+
+/// Datagrams taken in before other sockets get their turn.
+const BATCH: usize = 64;
+
+/// Tries to find a number that is free for UDP and TCP, where any will do.
+const PORT_TRIES: usize = 16;
+
+/// A rendezvous server, bound and ready to [run](Server::run).
+pub struct Server {
+    shared: Arc<Shared>,
+    listeners: Vec<(TcpListener, Port)>,
+    addresses: Vec<SocketAddr>,
+    probe_addresses: Vec<SocketAddr>,
+    key: PublicKey,
+}
+
+/// Sets up a [`Server`].
+pub struct ServerBuilder {
+    listen: Vec<SocketAddr>,
+    probe_ports: Vec<u16>,
+    data: Option<PathBuf>,
+    key: Option<StaticKey>,
+    limits: Limits,
+}
+
+struct Shared {
+    core: Mutex<Core>,
+    udp: Vec<UdpSocket>,
+    connections: Connections,
+    /// The core's next deadline may have moved.
+    rearm: Notify,
+}
+
+struct Core {
+    server: rendezvous::Server,
+    batches: Batches,
+    writer: Writer,
+}
+
+impl Server {
+    /// A server on the default ports of every address, which keeps nothing on disk.
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder {
+            listen: Vec::new(),
+            probe_ports: vec![DEFAULT_PROBE_PORT],
+            data: None,
+            key: None,
+            limits: Limits::default(),
+        }
+    }
+
+    /// Where it listens for datagrams, and for TCP on the same numbers.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Where it answers probes: the main ports and the further ones.
+    pub fn probe_addresses(&self) -> &[SocketAddr] {
+        &self.probe_addresses
+    }
+
+    /// Its key, for clients that pin it.
+    pub fn public_key(&self) -> PublicKey {
+        self.key
+    }
+
+    /// What it is doing, in numbers, while it [runs](Server::run).
+    pub fn stats(&self) -> impl Fn() -> Stats + Send + Sync + use<> {
+        let shared = self.shared.clone();
+        move || shared.lock().server.stats()
+    }
+
+    /// Serves until `stop` is ready; then writes what is to be remembered, and returns.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let Server { shared, listeners, .. } = self;
+        let mut tasks = JoinSet::new();
+        for socket in 0..shared.udp.len() {
+            tasks.spawn(receive(shared.clone(), socket));
+        }
+        for (listener, port) in listeners {
+            tasks.spawn(tcp::accept(shared.clone(), listener, port));
+        }
+        tasks.spawn(keep_time(shared.clone()));
+        stop.await;
+        tasks.shutdown().await;
+        let writer = {
+            let mut core = shared.lock();
+            core.server.handle_stop(clock::since_1970().as_secs());
+            std::mem::replace(&mut core.writer, Writer::in_memory())
+        };
+        // Waits for the disk.
+        let finished =
+            tokio::task::spawn_blocking(move || writer.finish(|| shared.lock().server.poll_store()));
+        finished.await.ok();
+    }
+}
+
+impl ServerBuilder {
+    /// Listens there, for UDP and TCP; may be called again. Without it: port 7862 of every address of
+    /// both families. Port 0 is any port that is free for both.
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen.push(address);
+        self
+    }
+
+    /// The further TCP ports that answer probes, beside the main one; 7863 without this. A second port
+    /// is what tells a NAT that looks at ports from one that does not. Port 0 is any free one.
+    pub fn probe_ports(mut self, ports: impl IntoIterator<Item = u16>) -> Self {
+        self.probe_ports = ports.into_iter().collect();
+        self
+    }
+
+    /// Keeps the key and the names in that directory. Without it, names are forgotten with the process.
+    pub fn data(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.data = Some(directory.into());
+        self
+    }
+
+    /// With that key, instead of the one in the data directory or a new one.
+    pub fn key(mut self, key: StaticKey) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    /// With other bounds.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Opens the data directory and binds the sockets.
+    ///
+    /// # Errors
+    /// A file of the data directory, or [`ConfigError::Listen`].
+    pub async fn bind(self) -> Result<Server, Error> {
+        limits::raise_open_files();
+        let key = match (self.key, &self.data) {
+            (Some(key), _) => key,
+            (None, Some(data)) => {
+                identity::load_or_create(&data.join("server.key"), Zeroizing::new(clock::seed()))?
+            }
+            (None, None) => StaticKey::from_private(Zeroizing::new(clock::seed())),
+        };
+        let (writer, stored) = match &self.data {
+            Some(data) => Writer::open(&data.join("names.redb"))?,
+            None => (Writer::in_memory(), Vec::new()),
+        };
+        let sockets = Sockets::bind(&self.listen, &self.probe_ports)?;
+        let public = key.public();
+        let now = clock::now();
+        let server = rendezvous::Server::new(now, clock::seed(), key, self.limits, stored);
+        let core = Mutex::new(Core { server, batches: Batches::new(now), writer });
+        let addresses = sockets.udp.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+        let probe_addresses = sockets.tcp.iter().filter_map(|(tcp, _)| tcp.local_addr().ok()).collect();
+        let shared =
+            Shared { core, udp: sockets.udp, connections: Connections::default(), rearm: Notify::new() };
+        Ok(Server {
+            shared: Arc::new(shared),
+            listeners: sockets.tcp,
+            addresses,
+            probe_addresses,
+            key: public,
+        })
+    }
+}
+
+impl Shared {
+    /// Hands a datagram to the core, and sends what it answers.
+    fn datagram(&self, from: Source, datagram: &[u8]) {
+        let mut core = self.lock();
+        core.server.handle_datagram(clock::now(), clock::since_1970().as_secs(), from, datagram);
+        self.drain(core);
+    }
+
+    fn timeout(&self) {
+        let mut core = self.lock();
+        core.server.handle_timeout(clock::now(), clock::since_1970().as_secs());
+        self.drain(core);
+    }
+
+    fn observe(
+        &self,
+        accepted: Instant,
+        question: ProbeQuestion,
+        server: SocketAddr,
+        observed: SocketAddr,
+    ) -> ProbeAnswer {
+        self.lock().batches.observe(clock::now(), accepted, question, server, observed)
+    }
+
+    fn drain(&self, mut core: MutexGuard<'_, Core>) {
+        while let Some((to, datagram)) = core.server.poll_transmit() {
+            if to.udp {
+                self.send(to.addr, &datagram);
+            } else {
+                self.connections.send(to.addr, datagram);
+            }
+        }
+        let Core { server, writer, .. } = &mut *core;
+        writer.take(|| server.poll_store());
+        drop(core);
+        self.rearm.notify_one();
+    }
+
+    /// From the first socket of the family. With several of one family they would have to be told apart
+    /// by the address that a client uses; a wildcard socket is what servers have.
+    fn send(&self, to: SocketAddr, datagram: &[u8]) {
+        let fits = |socket: &&UdpSocket| socket.local_addr().is_ok_and(|own| own.is_ipv4() == to.is_ipv4());
+        if let Some(socket) = self.udp.iter().find(fits)
+            && let Err(error) = socket.try_send_to(datagram, to)
+        {
+            tracing::trace!(%to, %error, "datagram not sent");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn receive(shared: Arc<Shared>, socket: usize) {
+    let Some(socket) = shared.udp.get(socket) else { return };
+    let mut buffer = [0; MAX_DATAGRAM + 1];
+    while socket.readable().await.is_ok() {
+        for _ in 0..BATCH {
+            match socket.try_recv_from(&mut buffer) {
+                Ok((length, addr)) => {
+                    let datagram = buffer.get(..length).unwrap_or_default();
+                    shared.datagram(Source { addr, udp: true }, datagram);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // An ICMP answer to an earlier datagram.
+                Err(_) => {}
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn keep_time(shared: Arc<Shared>) {
+    loop {
+        let deadline = shared.lock().server.poll_timeout();
+        tokio::select! {
+            () = clock::until(deadline) => shared.timeout(),
+            () = shared.rearm.notified() => {}
+        }
+    }
+}
+
+/// The sockets of a server.
+struct Sockets {
+    udp: Vec<UdpSocket>,
+    tcp: Vec<(TcpListener, Port)>,
+}
+
+impl Sockets {
+    fn bind(listen: &[SocketAddr], probe_ports: &[u16]) -> Result<Self, Error> {
+        let everywhere: [SocketAddr; 2] =
+            [(Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into(), (Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into()];
+        let mut sockets = Sockets { udp: Vec::new(), tcp: Vec::new() };
+        let wanted = if listen.is_empty() { &everywhere[..] } else { listen };
+        for address in wanted {
+            match sockets.add(*address, probe_ports) {
+                // A machine without IPv6, where nobody asked for IPv6.
+                Err((_, error)) if listen.is_empty() && address.is_ipv6() => {
+                    tracing::debug!(%error, "no IPv6");
+                }
+                Err((address, source)) => return Err(ConfigError::Listen { address, source }.into()),
+                Ok(()) => {}
+            }
+        }
+        Ok(sockets)
+    }
+
+    fn add(&mut self, address: SocketAddr, probe_ports: &[u16]) -> Result<(), (SocketAddr, io::Error)> {
+        let (udp, main) = both(address).map_err(|e| (address, e))?;
+        let mut tcp = vec![(main, Port::Main)];
+        for port in probe_ports {
+            let address = SocketAddr::new(address.ip(), *port);
+            tcp.push((listener(address).map_err(|e| (address, e))?, Port::Probe));
+        }
+        self.udp.push(udp);
+        self.tcp.extend(tcp);
+        Ok(())
+    }
+}
+
+/// A UDP and a TCP socket of the same number.
+fn both(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+    let tries = if address.port() == 0 { PORT_TRIES } else { 1 };
+    let mut failure = io::Error::from(io::ErrorKind::AddrInUse);
+    for _ in 0..tries {
+        let listener = listener(address)?;
+        match udp::bind(listener.local_addr()?) {
+            Ok(socket) => return Ok((socket, listener)),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+fn listener(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // A restarted server must not wait until the connections of the last one are forgotten.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}

@@ -1,0 +1,149 @@
+//! What hosts and clients are set up with alike.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use zeroize::Zeroizing;
+
+use super::{clock, event::EventSource};
+use crate::{
+    endpoint::{Role, Settings},
+    error::{ConfigError, Error, NetworkError},
+    identity::ServerName,
+    secure::{PublicKey, StaticKey},
+    wire::DEFAULT_PROBE_PORT,
+};
+
+/// How long a session without a link lives, where nothing else is said.
+const LINGER: Duration = Duration::from_secs(24 * 3600);
+
+/// A new key pair, from the system's random numbers.
+pub fn generate_key() -> StaticKey {
+    StaticKey::from_private(Zeroizing::new(clock::seed()))
+}
+
+/// What hosts and clients are set up with alike.
+pub(super) struct Common {
+    pub(super) rendezvous: Option<String>,
+    pub(super) server_key: Option<PublicKey>,
+    pub(super) probe_servers: Vec<String>,
+    pub(super) probe_port: u16,
+    pub(super) key: Option<StaticKey>,
+    pub(super) udp_port: u16,
+    pub(super) linger: Duration,
+    pub(super) events: EventSource,
+}
+
+impl Common {
+    pub(super) fn new() -> Self {
+        Common {
+            rendezvous: None,
+            server_key: None,
+            probe_servers: Vec::new(),
+            probe_port: DEFAULT_PROBE_PORT,
+            key: None,
+            udp_port: 0,
+            linger: LINGER,
+            events: EventSource::new(),
+        }
+    }
+
+    /// The server as it is named, and the key behind its `#`.
+    pub(super) fn server(&self) -> Result<(ServerName, Option<PublicKey>), Error> {
+        let text = self.rendezvous.as_deref().ok_or(ConfigError::NoServer)?;
+        let (name, key) = ServerName::parse_with_key(text).map_err(ConfigError::Usage)?;
+        Ok((name, self.server_key.or(key)))
+    }
+
+    /// Looks the names up.
+    pub(super) async fn settings(&self, key: StaticKey, role: Role) -> Result<Settings, Error> {
+        let (server, server_key) = self.server()?;
+        let servers = resolve(&server).await?;
+        let mut probe_servers = Vec::new();
+        for text in &self.probe_servers {
+            let name: ServerName = text.parse().map_err(ConfigError::Usage)?;
+            probe_servers.extend(resolve(&name).await?);
+        }
+        if probe_servers.is_empty() {
+            // The server itself: two ports tell a NAT that looks at ports from one that does not.
+            let ports = [server.port(), self.probe_port];
+            probe_servers = servers
+                .iter()
+                .flat_map(|address| ports.map(|port| SocketAddr::new(address.ip(), port)))
+                .collect();
+            probe_servers.dedup();
+        }
+        Ok(Settings { key, servers, server_key, probe_servers, role })
+    }
+}
+
+/// The addresses of a server, at most one for each address family.
+async fn resolve(server: &ServerName) -> Result<Vec<SocketAddr>, Error> {
+    let failed = |source| NetworkError::Resolve { server: server.clone(), source };
+    let found = tokio::net::lookup_host((server.host(), server.port())).await.map_err(failed)?;
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    for address in found {
+        if addresses.iter().all(|other| other.is_ipv4() != address.is_ipv4()) {
+            addresses.push(address);
+        }
+    }
+    if addresses.is_empty() {
+        return Err(failed(io::Error::new(io::ErrorKind::NotFound, "the name has no address")).into());
+    }
+    Ok(addresses)
+}
+
+/// The setters that hosts and clients share.
+macro_rules! common_setters {
+    () => {
+        /// The rendezvous server, `HOST[:PORT][#KEY]`: where it is, and its key where that is known.
+        pub fn rendezvous(mut self, server: impl Into<String>) -> Self {
+            self.common.rendezvous = Some(server.into());
+            self
+        }
+
+        /// The rendezvous server's key. Without it, the first one seen is taken
+        /// ([`endpoint::Event::ServerKey`](crate::endpoint::Event::ServerKey)).
+        pub fn server_key(mut self, key: $crate::secure::PublicKey) -> Self {
+            self.common.server_key = Some(key);
+            self
+        }
+
+        /// A server, `HOST[:PORT]`, to probe the NAT with; may be called again. Without any, the
+        /// rendezvous server is probed on its own port and on the [probe port](Self::probe_port).
+        pub fn probe_server(mut self, server: impl Into<String>) -> Self {
+            self.common.probe_servers.push(server.into());
+            self
+        }
+
+        /// The rendezvous server's second probe port; 7863 without this.
+        pub fn probe_port(mut self, port: u16) -> Self {
+            self.common.probe_port = port;
+            self
+        }
+
+        /// This installation's key. Without it, a new one is made.
+        pub fn key(mut self, key: $crate::secure::StaticKey) -> Self {
+            self.common.key = Some(key);
+            self
+        }
+
+        /// The local UDP port; without this, any.
+        pub fn udp_port(mut self, port: u16) -> Self {
+            self.common.udp_port = port;
+            self
+        }
+
+        /// How long a session without a link lives; 24 hours without this.
+        pub fn linger(mut self, linger: std::time::Duration) -> Self {
+            self.common.linger = linger;
+            self
+        }
+
+        /// What is going to happen, from now on.
+        pub fn events(&self) -> $crate::net::Events {
+            self.common.events.subscribe()
+        }
+    };
+}
+
+pub(super) use common_setters;

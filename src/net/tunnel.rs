@@ -1,0 +1,411 @@
+//! A session with its tasks: the [`Session`] core behind a lock, one task that writes to the link and
+//! keeps the session's time, and one for each link that reads.
+//!
+//! Streams ([`Stream`]) and the tasks meet at the lock, which is held for computing only, never for
+//! input or output. Whoever finds nothing to do leaves a waker and is woken by the session's events.
+//!
+//! ```text
+//!   Stream::poll_write ──┐                        ┌── drive: poll_transmit ─> link
+//!   Stream::poll_read  ──┼── Mutex<Session> ──────┤
+//!   end, link, drop    ──┘                        └── read_link: link ─> handle_input
+//! ```
+
+mod state;
+
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    net::TcpStream,
+    sync::{Notify, mpsc},
+};
+
+use self::state::{Happened, Link, State};
+use super::{
+    clock,
+    event::{Event, EventSource},
+    link::{Outbox, READ, prepare, send_last},
+    stream::Stream,
+};
+use crate::{
+    endpoint::{Input, PeerId},
+    mux::{MuxError, StreamId},
+    secure::{EpochKeys, EstablishedLink, PublicKey},
+    session::{LinkError, SessionStats},
+    wire::{
+        peer::Goodbye,
+        stream::{OpenRequest, ResetReason},
+    },
+};
+
+/// A session that is carried over whatever link there is.
+pub(crate) struct Tunnel {
+    peer: PeerId,
+    key: PublicKey,
+    state: Mutex<State>,
+    /// Something may be to be sent, or a deadline has moved.
+    work: Notify,
+    /// The link came, went, or will not come again.
+    changed: Notify,
+    /// A stream was opened by the other side, or none will be any more.
+    opened: Notify,
+    commands: mpsc::WeakSender<Input>,
+    events: EventSource,
+}
+
+/// What a tunnel begins with.
+pub(crate) struct Beginning {
+    pub(crate) peer: PeerId,
+    /// The other peer's.
+    pub(crate) key: PublicKey,
+    /// Of epoch 0.
+    pub(crate) keys: EpochKeys,
+    pub(crate) initiator: bool,
+    /// How long the session lives without a link.
+    pub(crate) linger: Duration,
+    /// Where lost links are reported.
+    pub(crate) commands: mpsc::WeakSender<Input>,
+    pub(crate) events: EventSource,
+}
+
+impl Tunnel {
+    /// Begins a session, without a link, and its task.
+    pub(crate) fn new(beginning: Beginning) -> Arc<Self> {
+        let Beginning { peer, key, keys, initiator, linger, commands, events } = beginning;
+        let tunnel = Arc::new(Tunnel {
+            peer,
+            key,
+            state: Mutex::new(State::new(clock::now(), initiator, keys, linger)),
+            work: Notify::new(),
+            changed: Notify::new(),
+            opened: Notify::new(),
+            commands,
+            events,
+        });
+        tokio::spawn(tunnel.clone().drive());
+        tunnel
+    }
+
+    /// The session's number.
+    pub(crate) fn peer(&self) -> PeerId {
+        self.peer
+    }
+
+    /// The other peer's key.
+    pub(crate) fn key(&self) -> PublicKey {
+        self.key
+    }
+
+    /// Goes on over a link. A connection that is gone already (`None`) counts as one that was lost at
+    /// once: the keys of its epoch may be in use on the other side.
+    pub(crate) fn link(
+        self: &Arc<Self>,
+        stream: Option<Arc<TcpStream>>,
+        link: EstablishedLink,
+        mut surplus: BytesMut,
+    ) {
+        let epoch = link.epoch;
+        let mut state = self.lock();
+        let now = clock::now();
+        if let Err(error) = state.attach(now, link) {
+            tracing::debug!(%error, epoch, "link not wanted");
+            return;
+        }
+        let result = match stream {
+            Some(stream) => {
+                prepare(&stream);
+                let early =
+                    if surplus.is_empty() { Ok(()) } else { state.session.handle_input(now, &mut surplus) };
+                let reading = tokio::spawn(self.clone().read_link(stream.clone(), epoch, surplus));
+                state.link = Some(Link { epoch, stream, reading: reading.abort_handle() });
+                early.map_err(|error| error.to_string())
+            }
+            None => Err("closed by the other side".into()),
+        };
+        self.settle(state);
+        self.work.notify_one();
+        self.changed.notify_one();
+        if let Err(why) = result {
+            self.lose(epoch, &why);
+        }
+    }
+
+    /// Whether this side gave that link up by itself, and no newer one has come.
+    pub(crate) fn has_lost(&self, epoch: u32) -> bool {
+        self.lock().lost == Some(epoch)
+    }
+
+    /// Drops the link of that epoch, because the other side holds it for dead. Nothing is reported.
+    pub(crate) fn drop_link(&self, epoch: u32) {
+        let mut state = self.lock();
+        if state.link.as_ref().is_some_and(|link| link.epoch == epoch) {
+            state.drop_link(clock::now());
+            self.settle(state);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Resets the connection under the session, as a bad network would. For demonstrations and tests;
+    /// false where there is no link now.
+    pub(crate) fn kill_link(&self) -> bool {
+        let epoch = {
+            let state = self.lock();
+            let Some(link) = &state.link else { return false };
+            link.stream.set_zero_linger().ok();
+            link.epoch
+        };
+        self.lose(epoch, "killed on purpose");
+        true
+    }
+
+    /// Ends the session: tells the other peer over the link, if there is one, and resets every stream.
+    pub(crate) fn end(&self, why: Goodbye) {
+        let mut state = self.lock();
+        if state.ended.is_none() {
+            state.ended = Some(why);
+            let now = clock::now();
+            state.session.close(now);
+            if let Some(link) = &state.link {
+                send_last(&link.stream.clone(), state.session.poll_transmit(now));
+            }
+            state.drop_link(now);
+        }
+        self.settle(state);
+        self.work.notify_one();
+        self.changed.notify_one();
+        self.opened.notify_waiters();
+    }
+
+    /// Why the session ended, once it has.
+    pub(crate) fn ended(&self) -> Option<Goodbye> {
+        self.lock().ended
+    }
+
+    /// Everything that was written on streams has been acknowledged by the other peer.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.lock().session.is_flushed()
+    }
+
+    /// The session's counters.
+    pub(crate) fn stats(&self) -> SessionStats {
+        self.lock().session.stats()
+    }
+
+    /// The next stream that the other peer opened; `None` once the session has ended.
+    pub(crate) async fn accept(self: &Arc<Self>) -> Option<(Stream, OpenRequest)> {
+        loop {
+            let opened = self.opened.notified();
+            tokio::pin!(opened);
+            // From here on a notification is not missed.
+            opened.as_mut().enable();
+            {
+                let mut state = self.lock();
+                if let Some((id, request)) = state.incoming.pop_front() {
+                    return Some((Stream::new(self.clone(), id), request));
+                }
+                if state.ended.is_some() {
+                    return None;
+                }
+            }
+            opened.await;
+        }
+    }
+
+    /// Opens a stream. The first bytes may be written at once, before there is a link.
+    ///
+    /// # Errors
+    /// Too many streams, or the session has ended.
+    pub(crate) fn open(self: &Arc<Self>, request: OpenRequest) -> Result<Stream, ResetReason> {
+        let id = {
+            let mut state = self.lock();
+            let id = state.session.open(clock::now(), request).map_err(|error| match error {
+                MuxError::LabelTooLong => ResetReason::NoSuchService,
+                MuxError::Ended => ResetReason::SessionEnded,
+                _ => ResetReason::TooMany,
+            })?;
+            state.streams.entry(id).or_default();
+            id
+        };
+        self.work.notify_one();
+        Ok(Stream::new(self.clone(), id))
+    }
+
+    /// The next bytes of a stream; `None` at its end.
+    pub(super) fn poll_read(
+        &self,
+        id: StreamId,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, ResetReason>> {
+        let mut state = self.lock();
+        let read = state.poll_read(clock::now(), id, context);
+        self.settle(state);
+        if let Poll::Ready(Ok(Some(_))) = read {
+            // Room was made: there may be credit to give.
+            self.work.notify_one();
+        }
+        read
+    }
+
+    /// Room for this many bytes, at least one.
+    pub(super) fn poll_writable(
+        &self,
+        id: StreamId,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<usize, ResetReason>> {
+        let mut state = self.lock();
+        let room = state.poll_writable(id, context);
+        self.settle(state);
+        room
+    }
+
+    /// Appends to a stream; the caller has asked [`poll_writable`](Self::poll_writable) for the room.
+    /// On a stream that was reset since, the next call says so.
+    pub(super) fn write(&self, id: StreamId, bytes: Bytes) {
+        let mut state = self.lock();
+        if let Err(error) = state.session.write(id, bytes) {
+            tracing::trace!(?id, %error, "not written");
+        }
+        self.settle(state);
+        self.work.notify_one();
+    }
+
+    /// Ends this side's direction of a stream.
+    pub(super) fn finish(&self, id: StreamId) {
+        let mut state = self.lock();
+        state.session.finish(id);
+        self.settle(state);
+        self.work.notify_one();
+    }
+
+    /// Ends both directions of a stream at once.
+    pub(super) fn reset(&self, id: StreamId, reason: ResetReason) {
+        let mut state = self.lock();
+        state.session.reset(id, reason);
+        self.settle(state);
+        self.work.notify_one();
+    }
+
+    /// Nobody holds the stream any more.
+    pub(super) fn forget(&self, id: StreamId) {
+        self.lock().streams.remove(&id);
+    }
+
+    /// Writes to the link and keeps the session's deadlines, until the session ends.
+    async fn drive(self: Arc<Self>) {
+        let mut outbox = Outbox::default();
+        loop {
+            let now = clock::now();
+            let (link, deadline, failed) = {
+                let mut state = self.lock();
+                if state.ended.is_some() {
+                    return;
+                }
+                let failed = state.handle_timeout(now);
+                let link = state.link.as_ref().map(|link| (link.epoch, link.stream.clone()));
+                outbox.fill(link.as_ref().map(|(epoch, _)| *epoch), || state.session.poll_transmit(now));
+                let deadline = state.poll_timeout();
+                self.settle(state);
+                (link, deadline, failed)
+            };
+            if let (Err(error), Some((epoch, _))) = (failed, &link) {
+                self.lose(*epoch, &error.to_string());
+                continue;
+            }
+            let Some((epoch, stream)) = link.filter(|_| !outbox.is_empty()) else {
+                tokio::select! {
+                    () = self.work.notified() => {}
+                    () = clock::until(deadline) => {}
+                }
+                continue;
+            };
+            let result = match outbox.write(&stream) {
+                Ok(false) => tokio::select! {
+                    result = stream.writable() => result,
+                    () = self.changed.notified() => Ok(()),
+                    () = clock::until(deadline) => Ok(()),
+                },
+                result => result.map(drop),
+            };
+            if let Err(error) = result {
+                self.lose(epoch, &error.to_string());
+            }
+        }
+    }
+
+    /// Reads a link until it ends.
+    async fn read_link(self: Arc<Self>, stream: Arc<TcpStream>, epoch: u32, mut buffer: BytesMut) {
+        let why = loop {
+            if let Err(error) = stream.readable().await {
+                break error.to_string();
+            }
+            buffer.reserve(READ);
+            match stream.try_read_buf(&mut buffer) {
+                Ok(0) => break "closed by the other side".into(),
+                Ok(_) => {
+                    if let Err(error) = self.received(epoch, &mut buffer) {
+                        send_last(&stream, self.lock().session.poll_transmit(clock::now()));
+                        break error.to_string();
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => break error.to_string(),
+            }
+        };
+        self.lose(epoch, &why);
+    }
+
+    fn received(&self, epoch: u32, buffer: &mut BytesMut) -> Result<(), LinkError> {
+        let mut state = self.lock();
+        if state.link.as_ref().is_none_or(|link| link.epoch != epoch) {
+            return Err(LinkError::DeclaredDead);
+        }
+        let result = state.session.handle_input(clock::now(), buffer);
+        self.settle(state);
+        self.work.notify_one();
+        result
+    }
+
+    /// Gives a link up and tells the endpoint.
+    fn lose(&self, epoch: u32, why: &str) {
+        let mut state = self.lock();
+        if !state.give_up(clock::now(), epoch) {
+            return;
+        }
+        self.settle(state);
+        self.changed.notify_one();
+        self.events.tell(Event::LinkLost { peer: self.peer, why: why.to_owned() });
+        self.report(Input::LinkLost { peer: self.peer, epoch });
+    }
+
+    /// Takes in the session's events and wakes those whom they concern, without the lock.
+    fn settle(&self, mut state: MutexGuard<'_, State>) {
+        let Happened { wakers, opened, ended } = state.take_events();
+        drop(state);
+        for waker in wakers {
+            waker.wake();
+        }
+        if opened {
+            self.opened.notify_waiters();
+        }
+        if let Some(why) = ended {
+            self.report(Input::End { peer: self.peer, why });
+        }
+    }
+
+    fn report(&self, input: Input) {
+        let Some(commands) = self.commands.upgrade() else { return };
+        if let Err(mpsc::error::TrySendError::Full(input)) = commands.try_send(input) {
+            // This may be the agent's own task, which cannot wait for itself.
+            tokio::spawn(async move { commands.send(input).await.ok() });
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

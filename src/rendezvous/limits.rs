@@ -1,0 +1,78 @@
+//! What a server takes on: every table and every rate of it, in one place.
+
+use std::time::Duration;
+
+/// An association without a datagram for this long is over: three keep-alives and some jitter.
+pub const ASSOCIATION_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// Interval of keep-alives: shorter than the 30 s after which common NATs forget a UDP mapping
+/// (RFC 4787 asks for 2 minutes; what is sold does not always follow).
+pub const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// Most messages that wait for a client's acknowledgements: every relation that a host may have, and some
+/// more. They are no longer than what the relations hold anyway.
+pub(super) const MAX_BACKLOG: usize = 1_024;
+
+/// Owned names are given up only where the table is full, and only after this long out of sight
+/// (seconds): 90 days.
+pub(super) const FORGET_NAME_AFTER: u64 = 90 * 24 * 3600;
+
+/// Bounds of a server. The defaults are meant for one small machine: full tables take some hundred
+/// megabytes, full rates about half of one core.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Associations in all (a client has one for each address family; about 2 KiB each).
+    pub associations: usize,
+    /// Associations from one source (an IPv4 address or an IPv6 /64): leaves room for an office or a
+    /// carrier NAT, and keeps one machine from filling the table.
+    pub associations_per_source: usize,
+    /// Names that are remembered, on disk as well.
+    pub names: usize,
+    /// Names that belong to one key.
+    pub names_per_key: usize,
+    /// New names from one source, an hour; as many at once.
+    pub new_names_per_source: u32,
+    /// Requests that wait for a name, in all.
+    pub requests: usize,
+    /// Requests and relations that one client may have open.
+    pub requests_per_client: usize,
+    /// Relations in all.
+    pub relations: usize,
+    /// Relations of one host: clients that it lets in or is asked about.
+    pub relations_per_host: usize,
+    /// HELLOs answered for one source, a second; four times as many at once.
+    pub hellos_per_source: u32,
+    /// HELLOs answered in all, a second (an HMAC each).
+    pub hellos: u32,
+    /// Handshakes for one source, a second; four times as many at once.
+    pub inits_per_source: u32,
+    /// Handshakes in all, a second (about 0.15 ms of computing each).
+    pub inits: u32,
+    /// Sources whose rates are known at a time (twice as many in memory).
+    pub sources: usize,
+    /// Bytes relayed for one relation in each direction, a second; as many at once. The relay carries
+    /// negotiations, never payload.
+    pub relay_bytes: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            associations: 65_536,
+            associations_per_source: 1_024,
+            names: 100_000,
+            names_per_key: 16,
+            new_names_per_source: 32,
+            requests: 16_384,
+            requests_per_client: 16,
+            relations: 65_536,
+            relations_per_host: 512,
+            hellos_per_source: 64,
+            hellos: 20_000,
+            inits_per_source: 32,
+            inits: 2_000,
+            sources: 16_384,
+            relay_bytes: 64 * 1024,
+        }
+    }
+}
