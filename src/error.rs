@@ -103,9 +103,20 @@ pub enum ConfigError {
         /// The key that is pinned.
         pinned: PublicKey,
         /// The file that pins it.
-        path: PathBuf,
+        path: Box<Path>,
         /// The line, from 1.
         line: usize,
+    },
+    /// The host does not have the key that the command line names.
+    #[error(
+        "\"{name}\" does not have the key {named} that --host-key names: compare it with what \"punchtunnel key\" \
+         prints on that computer"
+    )]
+    HostKeyWrong {
+        /// The host.
+        name: Name,
+        /// The key.
+        named: PublicKey,
     },
     /// Another key is pinned for the rendezvous server.
     #[error("{}", changed_server(server, *found, pinned.as_ref()))]
@@ -123,6 +134,17 @@ pub enum ConfigError {
          (or the PUNCHTUNNEL_HOME) that registered it first"
     )]
     NameOwned {
+        /// The name.
+        name: Name,
+        /// The server.
+        server: ServerName,
+    },
+    /// Another run with the same key has registered the name.
+    #[error(
+        "another \"punchtunnel expose\" with this key has registered \"{name}\" at {server} and has it now: stop one of \
+         the two, or give them different names"
+    )]
+    NameTaken {
         /// The name.
         name: Name,
         /// The server.

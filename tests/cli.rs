@@ -24,7 +24,11 @@ fn invite_prints_the_code_alone_on_standard_output() {
     invite.succeeded();
     let groups: Vec<_> = invite.out.trim_end().split('-').collect();
     assert!(groups.len() == 7 && groups.iter().all(|group| group.len() == 5), "{}", invite.out);
-    assert!(!invite.err.contains(groups[3]), "the code does not belong into what people read: {}", invite.err);
+    assert!(
+        !invite.err.contains(groups[3]),
+        "the code does not belong into what people read: {}",
+        invite.err
+    );
     assert!(invite.err.contains("10m"), "{}", invite.err);
     assert_ne!(home.run(["invite", "myhost"]).out, invite.out);
 }
@@ -68,7 +72,10 @@ fn a_word_that_does_not_fit_is_wrong_usage_and_the_message_has_the_remedy() {
         (&["expose", "22", "--rendezvous", "vps"], &["--as"]),
         (&["expose", "22", "--as", "myhost"], &["--rendezvous", "PUNCHTUNNEL_RENDEZVOUS", "config.toml"]),
         (&["expose", "22", "--as", "myhost", "--rendezvous", "vps", "--allow", "me"], &["not a key"]),
-        (&["expose", "22", "a=22", "b=c:22", "nas:22", "--as", "x", "--rendezvous", "vps"], &["\"22\"", "LABEL="]),
+        (
+            &["expose", "22", "a=22", "b=c:22", "nas:22", "--as", "x", "--rendezvous", "vps"],
+            &["\"22\"", "LABEL="],
+        ),
         (&["connect", "myhost", "-L", "2222"], &["--rendezvous"]),
         (&["connect", "myhost", "--rendezvous", "vps"], &["-L", "--stdio"]),
         (&["connect", "myhost", "-L", "x", "--rendezvous", "vps"], &["\"x\" is not a port"]),
