@@ -330,3 +330,50 @@ fn a_client_that_roams_to_another_network_address_goes_on() {
         goes_on(&mut scene, secs(60));
     }
 }
+
+#[test]
+fn a_network_that_is_gone_for_a_minute_costs_no_byte() {
+    for seed in 0..SEEDS {
+        let mut scene = Scene::new(seed, apart(linux(), Behaviour::sequential(1)), usual());
+        connect(&mut scene, secs(20));
+        let client = scene.clients[0];
+        scene.world.cut(client, true);
+        assert!(!scene.exchange_more(secs(60)));
+        scene.world.cut(client, false);
+        assert!(scene.run_until_done(secs(120)), "{}", scene.story());
+    }
+}
+
+#[test]
+fn a_session_that_was_idle_for_hours_answers_at_once() {
+    for (client, host) in [(linux(), linux()), (Behaviour::constant_offset(), Behaviour::sequential(1))] {
+        let mut scene = Scene::new(1, apart(client, host), usual());
+        connect(&mut scene, secs(20));
+        scene.world.run_for(secs(4 * 3600));
+        let links = scene.client().session().expect("connected").links;
+        goes_on(&mut scene, secs(2));
+        assert_eq!(links, 1, "{}", scene.story());
+    }
+}
+
+#[test]
+fn one_packet_in_ten_may_be_lost() {
+    for seed in 0..4 * SEEDS {
+        let bad = Conditions { loss: 0.1, ..usual() };
+        let mut scene = Scene::new(seed, apart(linux(), Behaviour::sequential(1)), bad);
+        connect(&mut scene, secs(60));
+    }
+}
+
+#[test]
+fn who_stops_ends_the_session_on_the_other_side_too() {
+    for seed in 0..SEEDS {
+        let mut scene = Scene::new(seed, apart(linux(), linux()), usual());
+        connect(&mut scene, secs(20));
+        let (client, host) = (scene.clients[0], scene.host);
+        let (stops, other) = if seed % 2 == 0 { (client, host) } else { (host, client) };
+        scene.with_peer(stops, |peer, io| peer.tell(io, Input::Stop));
+        scene.world.run_for(secs(2));
+        assert_eq!(scene.peer(other).sessions.len(), 0, "{}", scene.story());
+    }
+}
