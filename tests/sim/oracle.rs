@@ -28,7 +28,11 @@ fn kind(behaviour: &Behaviour) -> Kind {
     match (behaviour.mapping, behaviour.assignment) {
         (Mapping::EndpointIndependent, _) | (_, Assignment::Preserving) => Kind::Fixed,
         (_, Assignment::ConstantOffset { .. }) => Kind::Fixed,
-        (_, Assignment::Sequential { jitter: 0, .. }) if behaviour.foreign == 0.0 => Kind::Progression,
+        (Mapping::AddressAndPortDependent, Assignment::Sequential { jitter: 0, .. })
+            if behaviour.foreign == 0.0 =>
+        {
+            Kind::Progression
+        }
         _ => Kind::Other,
     }
 }
