@@ -32,8 +32,6 @@ type Flow = (SegmentId, SocketAddr, SocketAddr);
 struct Passed {
     /// Bytes of data, both directions, repetitions included.
     data: u64,
-    /// Segments with SYN and without ACK, both directions, repetitions included.
-    syns: u64,
     fate: Option<Fate>,
 }
 
@@ -46,7 +44,6 @@ impl Flows {
         if flags & flag::SYN != 0 {
             passed.fate = None;
         }
-        passed.syns += u64::from(flags & (flag::SYN | flag::ACK) == flag::SYN);
         if passed.fate.is_none() {
             passed.data += headers.sequence(packet).map_or(0, |(_, _, length)| u64::from(length));
         }
@@ -71,11 +68,6 @@ impl Flows {
         let here =
             self.flows.iter().filter(|((at, one, other), _)| *at == segment && !ends_at(spared, one, other));
         here.map(|(_, passed)| passed.data).sum()
-    }
-
-    /// Bare SYNs seen on one segment, repetitions included.
-    pub fn syns(&self, segment: SegmentId) -> u64 {
-        self.flows.iter().filter(|((at, ..), _)| *at == segment).map(|(_, passed)| passed.syns).sum()
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
     opens::punch_socket,
     process::{PATIENCE, Record, run},
     side::{Side, Trio},
-    world::Plan,
+    world::{Host, Plan},
 };
 
 /// Half the way from anybody to anybody.
@@ -37,7 +37,7 @@ pub fn cells() -> Vec<Cell> {
         Cell::new("ground::a_ping_passes_a_modelled_nat", Needs::Ping, ping),
         Cell::new("ground::a_datagram_comes_back_after_the_round_trip", Needs::Quiet, round_trip),
         Cell::new("ground::an_icmp_error_finds_its_way_back_through_two_nats", Needs::Nothing, icmp_error),
-        Cell::new("ground::a_sweep_of_900_syns_loses_none_and_repeats_none", Needs::Quiet, sweep),
+        Cell::new("ground::a_sweep_of_900_syns_loses_none", Needs::Quiet, sweep),
         Cell::new("ground::a_big_transfer_passes_two_modelled_nats_unharmed", Needs::Nothing, transfer),
         Cell::new("ground::a_time_to_live_that_ends_on_the_way_is_reported", Needs::Ping, time_exceeded),
     ]
@@ -108,6 +108,8 @@ fn sweep(_record: &Record) -> Result<()> {
         socket.set_nonblocking(true)?;
         sockets.push(socket);
     }
+    // The router stands still meanwhile: the device's queue must hold them all.
+    let held = trio.world.network();
     for (socket, port) in sockets.iter().zip(20_000..) {
         let to = SockAddr::from(SocketAddr::new(trio.vps.address, port));
         match socket.connect(&to) {
@@ -115,6 +117,7 @@ fn sweep(_record: &Record) -> Result<()> {
             other => return Err(failed("connecting", format!("{other:?}"))),
         }
     }
+    drop(held);
     for socket in &sockets {
         let patience = Timespec::try_from(PATIENCE).map_err(|error| failed("deadline", error))?;
         poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&patience))
@@ -122,8 +125,18 @@ fn sweep(_record: &Record) -> Result<()> {
         let error = socket.take_error()?.map(|error| error.kind());
         ensure(error == Some(ErrorKind::ConnectionRefused), || format!("{error:?} instead of a refusal"))?;
     }
-    let syns = trio.world.network().flows().syns(INTERNET);
-    ensure(syns == u64::from(PORTS), || format!("{syns} SYNs instead of {PORTS}"))
+    let repeated = retransmissions(&trio.home)?;
+    ensure(repeated == "0", || format!("{repeated} SYNs had to be repeated"))
+}
+
+/// TCP segments that a host has repeated, as its kernel counts.
+fn retransmissions(host: &Host) -> Result<String> {
+    let counters = host.namespace.within(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))??;
+    let mut tcp = counters.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = tcp.next().zip(tcp.next()).ok_or("no counters of TCP")?;
+    let mut pairs = names.split(' ').zip(values.split(' '));
+    let (_, value) = pairs.find(|(name, _)| *name == "RetransSegs").ok_or("no such counter")?;
+    Ok(value.to_owned())
 }
 
 fn transfer(_record: &Record) -> Result<()> {

@@ -1,6 +1,9 @@
 use std::net::SocketAddr;
 
-use punchtunnel::endpoint::PeerId;
+use punchtunnel::{
+    endpoint::PeerId,
+    nat::{Filtering, Mapping, Model},
+};
 
 use super::*;
 
