@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use punchtunnel::{
@@ -58,6 +58,8 @@ pub struct Peer {
     orders: BTreeMap<(Instant, u64), Order>,
     next_port: u16,
     count: u64,
+    /// How late the machine is where it is to do something at an instant.
+    late: Duration,
 }
 
 /// Datagrams over TCP to one server.
@@ -86,7 +88,9 @@ struct Order {
 
 impl Peer {
     /// A peer that begins when it is first woken; the client exchanges `goal` bytes with the host.
-    pub fn new(seed: u64, settings: Settings, admission: Admission, goal: usize) -> Self {
+    ///
+    /// It is `late` where it is to do something at an instant.
+    pub fn new(seed: u64, settings: Settings, admission: Admission, goal: usize, late: Duration) -> Self {
         Peer {
             seed: crate::spread(seed),
             settings: Some(settings),
@@ -105,6 +109,7 @@ impl Peer {
             // Punch ports come from the range that Linux gives away, each seed elsewhere.
             next_port: 32_768 + (seed % 20_000) as u16,
             count: 0,
+            late,
         }
     }
 
@@ -207,6 +212,7 @@ impl Peer {
             Output::Connect { ports, opening, local, remote, at, ttl } => {
                 self.count += 1;
                 let order = Order { ports, opening, local, remote, ttl };
+                let at = if at > io.now { at + self.late } else { at };
                 self.orders.insert((at, self.count), order);
             }
             Output::Send { conn, bytes } => {

@@ -11,9 +11,11 @@ use punchtunnel::{
 use crate::{
     nat_model::{Behaviour, Filtering, UdpBehaviour, Unsolicited},
     scene::{Party, Place, Scene, Trust},
+    seeds,
     world::Conditions,
 };
 
+/// Runs of a scenario, each from another seed.
 const SEEDS: u64 = 5;
 
 fn linux() -> Behaviour {
@@ -25,11 +27,11 @@ fn apart(client: Behaviour, host: Behaviour) -> Place {
 }
 
 fn usual() -> Conditions {
-    Conditions { delay: ms(50), jitter: ms(4), loss: 0.01 }
+    Conditions::usual(ms(50))
 }
 
 fn quiet(one_way: u64) -> Conditions {
-    Conditions { delay: ms(one_way), jitter: Duration::ZERO, loss: 0.0 }
+    Conditions::quiet(ms(one_way))
 }
 
 fn ms(ms: u64) -> Duration {
@@ -106,7 +108,7 @@ fn a_link_that_is_reset_is_replaced_and_no_byte_is_lost() {
 
 #[test]
 fn a_link_that_dies_silently_is_noticed_and_replaced() {
-    for seed in 0..SEEDS {
+    for seed in 0..seeds(SEEDS) {
         let mut scene = Scene::new(seed, apart(linux(), Behaviour::sequential(1)), usual());
         connect(&mut scene, secs(20));
         let host = scene.host;
@@ -117,7 +119,7 @@ fn a_link_that_dies_silently_is_noticed_and_replaced() {
 
 #[test]
 fn a_restarted_server_costs_nothing_while_the_link_lives_and_little_afterwards() {
-    for seed in 0..SEEDS {
+    for seed in 0..seeds(SEEDS) {
         let mut scene = Scene::new(seed, apart(linux(), linux()), usual());
         connect(&mut scene, secs(20));
         scene.restart_server();
@@ -130,7 +132,7 @@ fn a_restarted_server_costs_nothing_while_the_link_lives_and_little_afterwards()
 
 #[test]
 fn a_client_that_comes_after_the_server_was_restarted_finds_the_host() {
-    for seed in 0..SEEDS {
+    for seed in 0..seeds(SEEDS) {
         let mut scene = Scene::new(seed, apart(linux(), linux()), usual());
         scene.restart_server();
         connect(&mut scene, secs(120));
@@ -139,7 +141,7 @@ fn a_client_that_comes_after_the_server_was_restarted_finds_the_host() {
 
 #[test]
 fn the_session_goes_on_after_a_nat_has_rebooted() {
-    for seed in 0..SEEDS {
+    for seed in 0..seeds(SEEDS) {
         for side in [0, 1] {
             let behaviour = Behaviour::endpoint_independent(Filtering::AddressDependent);
             let mut scene = Scene::new(seed, apart(behaviour.clone(), behaviour), usual());
@@ -153,7 +155,7 @@ fn the_session_goes_on_after_a_nat_has_rebooted() {
 
 #[test]
 fn the_session_goes_on_after_a_nat_got_another_address() {
-    for seed in 0..SEEDS {
+    for seed in 0..seeds(SEEDS) {
         for side in [0, 1] {
             let mut scene = Scene::new(seed, apart(linux(), linux()), usual());
             connect(&mut scene, secs(20));
@@ -166,7 +168,7 @@ fn the_session_goes_on_after_a_nat_got_another_address() {
 
 #[test]
 fn a_name_that_is_not_there_is_waited_for() {
-    for seed in 0..SEEDS {
+    for seed in 0..seeds(SEEDS) {
         let mut scene = Scene::without_host(seed, apart(linux(), linux()), usual());
         scene.start_client();
         scene.world.run_for(secs(60));
@@ -179,7 +181,7 @@ fn a_name_that_is_not_there_is_waited_for() {
 
 #[test]
 fn udp_blocked_on_one_side_or_on_both_costs_time_only() {
-    for seed in 0..SEEDS {
+    for seed in 0..seeds(SEEDS) {
         for (client, host) in [
             (linux().without_udp(), linux()),
             (linux(), linux().without_udp()),
@@ -198,7 +200,7 @@ fn udp_blocked_on_one_side_or_on_both_costs_time_only() {
 #[test]
 fn udp_that_behaves_otherwise_than_tcp_does_not_matter() {
     let symmetric = UdpBehaviour::Separate(Box::new(Behaviour::random()));
-    for seed in 0..SEEDS {
+    for seed in 0..seeds(SEEDS) {
         let odd = Behaviour { udp: symmetric.clone(), ..linux() };
         let mut scene = Scene::new(seed, apart(odd.clone(), odd), usual());
         connect(&mut scene, secs(20));
@@ -208,7 +210,7 @@ fn udp_that_behaves_otherwise_than_tcp_does_not_matter() {
 
 #[test]
 fn two_in_one_lan_without_hairpin_connect_inside_it() {
-    for seed in 0..SEEDS {
+    for seed in 0..seeds(SEEDS) {
         for nat in
             [linux(), Behaviour::linux(Unsolicited::Reset), Behaviour::sequential(1), Behaviour::random()]
         {
@@ -222,7 +224,7 @@ fn two_in_one_lan_without_hairpin_connect_inside_it() {
 
 #[test]
 fn two_behind_one_carrier_nat_with_hairpin_connect() {
-    for seed in 0..SEEDS {
+    for seed in 0..seeds(SEEDS) {
         let carrier = Behaviour::endpoint_independent(Filtering::AddressAndPortDependent).with_hairpin();
         let mut scene = Scene::new(seed, Place::Carrier([linux(), linux()], carrier), usual());
         connect(&mut scene, secs(20));
@@ -231,7 +233,7 @@ fn two_behind_one_carrier_nat_with_hairpin_connect() {
 
 #[test]
 fn two_nats_in_a_row_connect() {
-    for seed in 0..SEEDS {
+    for seed in 0..seeds(SEEDS) {
         let carrier = Behaviour::endpoint_independent(Filtering::EndpointIndependent);
         let place = Place::Apart([vec![linux(), carrier.clone()], vec![linux(), linux()]]);
         let mut scene = Scene::new(seed, place, usual());
@@ -241,7 +243,7 @@ fn two_nats_in_a_row_connect() {
 
 #[test]
 fn without_a_nat_on_one_side_or_on_both_it_connects() {
-    for seed in 0..SEEDS {
+    for seed in 0..seeds(SEEDS) {
         for place in [
             Place::Apart([vec![], vec![linux()]]),
             Place::Apart([vec![linux()], vec![]]),
@@ -255,7 +257,7 @@ fn without_a_nat_on_one_side_or_on_both_it_connects() {
 
 #[test]
 fn ipv6_firewalls_are_punched_like_any_nat() {
-    for seed in 0..SEEDS {
+    for seed in 0..seeds(SEEDS) {
         for unsolicited in [Unsolicited::Drop, Unsolicited::Reset, Unsolicited::Icmp] {
             let firewalls = [Behaviour::linux(unsolicited), linux()];
             let mut scene = Scene::new(seed, Place::V6(firewalls), usual());
@@ -266,7 +268,7 @@ fn ipv6_firewalls_are_punched_like_any_nat() {
 
 #[test]
 fn a_strict_firewall_on_one_side_connects_and_on_both_it_does_not() {
-    for seed in 0..SEEDS {
+    for seed in 0..seeds(SEEDS) {
         for (client, host) in [(Behaviour::strict(), linux()), (linux(), Behaviour::strict())] {
             let mut scene = Scene::new(seed, apart(client, host), usual());
             connect(&mut scene, secs(20));
@@ -289,7 +291,7 @@ fn a_pair_that_cannot_be_predicted_is_told_so_and_nothing_is_sprayed() {
 
 #[test]
 fn several_clients_at_once_each_get_their_own_link() {
-    for seed in 0..SEEDS {
+    for seed in 0..seeds(SEEDS) {
         let mut scene = Scene::new(seed, apart(linux(), linux()), usual());
         let clients: Vec<_> = (0..4).map(|_| scene.start_client()).collect();
         let all = |world: &crate::world::World<Party>| {
@@ -321,7 +323,7 @@ fn an_invited_client_gets_in_and_an_unknown_one_does_not() {
 
 #[test]
 fn a_client_that_roams_to_another_network_address_goes_on() {
-    for seed in 0..SEEDS {
+    for seed in 0..seeds(SEEDS) {
         let mut scene = Scene::new(seed, apart(linux(), linux()), usual());
         connect(&mut scene, secs(20));
         let client = scene.clients[0];
@@ -333,7 +335,7 @@ fn a_client_that_roams_to_another_network_address_goes_on() {
 
 #[test]
 fn a_network_that_is_gone_for_a_minute_costs_no_byte() {
-    for seed in 0..SEEDS {
+    for seed in 0..seeds(SEEDS) {
         let mut scene = Scene::new(seed, apart(linux(), Behaviour::sequential(1)), usual());
         connect(&mut scene, secs(20));
         let client = scene.clients[0];
@@ -358,7 +360,7 @@ fn a_session_that_was_idle_for_hours_answers_at_once() {
 
 #[test]
 fn one_packet_in_ten_may_be_lost() {
-    for seed in 0..4 * SEEDS {
+    for seed in 0..4 * seeds(SEEDS) {
         let bad = Conditions { loss: 0.1, ..usual() };
         let mut scene = Scene::new(seed, apart(linux(), Behaviour::sequential(1)), bad);
         connect(&mut scene, secs(60));
@@ -367,7 +369,7 @@ fn one_packet_in_ten_may_be_lost() {
 
 #[test]
 fn who_stops_ends_the_session_on_the_other_side_too() {
-    for seed in 0..SEEDS {
+    for seed in 0..seeds(SEEDS) {
         let mut scene = Scene::new(seed, apart(linux(), linux()), usual());
         connect(&mut scene, secs(20));
         let (client, host) = (scene.clients[0], scene.host);

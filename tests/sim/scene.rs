@@ -129,8 +129,9 @@ impl Scene {
             let (id, secret) = invite();
             admission.invites.insert(id, secret);
         }
+        let late = self.lateness();
         let settings = self.settings(self.host_key(), Role::Host { name: NAME.into() });
-        let peer = Peer::new(self.world.random(), settings, admission, 0);
+        let peer = Peer::new(self.world.random(), settings, admission, 0, late);
         let inside = self.inside[1].clone();
         let party = Party::Peer(Box::new(peer));
         self.host = self.world.host(self.networks[1], &inside, &[UDP_PORT], party);
@@ -144,8 +145,9 @@ impl Scene {
             host_key: (self.trust != Trust::Invited).then(|| self.host_key().public()),
             invite: (self.trust == Trust::Invited).then(invite),
         };
+        let late = self.lateness();
         let settings = self.settings(self.client_key(number), role);
-        let peer = Peer::new(self.world.random(), settings, Admission::default(), GOAL);
+        let peer = Peer::new(self.world.random(), settings, Admission::default(), GOAL, late);
         // Clients of one network have addresses in a row.
         let inside: Vec<IpAddr> = self.inside[0].iter().map(|ip| nth(*ip, number)).collect();
         let party = Party::Peer(Box::new(peer));
@@ -221,6 +223,11 @@ impl Scene {
             }
         }
         story
+    }
+
+    fn lateness(&mut self) -> Duration {
+        let share = (self.world.random() % 1000) as u32;
+        self.world.conditions.lateness * share / 1000
     }
 
     fn settings(&self, key: StaticKey, role: Role) -> Settings {
