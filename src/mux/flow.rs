@@ -1,0 +1,235 @@
+//! Credit: how much of a stream may be on its way. Pure arithmetic.
+//!
+//! Credit is an absolute offset: "you may send the bytes of this stream up to here". Each stream begins
+//! with [`INITIAL_WINDOW`] in both directions, without a word. The receiver raises the limit as its
+//! program consumes bytes, and widens the window where a whole window is consumed within two round
+//! trips: then the window, and not the program or the network, is what holds the sender up.
+//!
+//! What a window has grown by comes out of one [`GrowthBudget`] of the session, because granted credit
+//! cannot be taken back: the sum of all windows is the memory that the peer can make this side hold.
+
+use std::time::{Duration, Instant};
+
+/// Window of a new stream, bytes; part of the protocol.
+pub const INITIAL_WINDOW: u64 = 256 * 1024;
+
+/// Widest window of a stream, bytes: 1 Gbit/s over 130 ms.
+pub const MAX_WINDOW: u64 = 16 * 1024 * 1024;
+
+/// What all windows of a session together may grow by, bytes: four streams of the widest window, or
+/// many with less.
+pub const GROWTH_BUDGET: u64 = 64 * 1024 * 1024;
+
+/// Round trip that is assumed until one was measured.
+const ASSUMED_RTT: Duration = Duration::from_millis(50);
+
+/// The sender's side of a stream's credit.
+#[derive(Debug, Clone, Copy)]
+pub struct SendWindow {
+    limit: u64,
+    sent: u64,
+}
+
+impl Default for SendWindow {
+    fn default() -> Self {
+        SendWindow { limit: INITIAL_WINDOW, sent: 0 }
+    }
+}
+
+impl SendWindow {
+    /// Bytes that may be sent now.
+    pub fn available(&self) -> u64 {
+        self.limit - self.sent
+    }
+
+    /// That many bytes, at most [`available`](Self::available), were put into a record.
+    pub fn take(&mut self, count: u64) {
+        debug_assert!(count <= self.available());
+        self.sent += count;
+    }
+
+    /// A CREDIT frame. A lower limit than the present one changes nothing.
+    pub fn raise(&mut self, limit: u64) {
+        self.limit = self.limit.max(limit);
+    }
+}
+
+/// The peer sent more than it had credit for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overrun;
+
+/// What the windows of one session may still grow by.
+#[derive(Debug, Clone, Copy)]
+pub struct GrowthBudget {
+    left: u64,
+}
+
+impl GrowthBudget {
+    /// That many bytes for all streams together.
+    pub fn new(bytes: u64) -> Self {
+        GrowthBudget { left: bytes }
+    }
+
+    /// Bytes not taken by any stream.
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+}
+
+/// The receiver's side of a stream's credit.
+#[derive(Debug, Clone, Copy)]
+pub struct ReceiveWindow {
+    window: u64,
+    granted: u64,
+    received: u64,
+    consumed: u64,
+    /// When the window now being consumed was begun, and at which offset.
+    began: Option<(Instant, u64)>,
+}
+
+impl Default for ReceiveWindow {
+    fn default() -> Self {
+        ReceiveWindow {
+            window: INITIAL_WINDOW,
+            granted: INITIAL_WINDOW,
+            received: 0,
+            consumed: 0,
+            began: None,
+        }
+    }
+}
+
+impl ReceiveWindow {
+    /// Bytes came in.
+    ///
+    /// # Errors
+    /// They are more than was granted.
+    pub fn receive(&mut self, now: Instant, count: u64) -> Result<(), Overrun> {
+        if count > self.granted - self.received {
+            return Err(Overrun);
+        }
+        self.received += count;
+        self.began.get_or_insert((now, self.consumed));
+        Ok(())
+    }
+
+    /// The program took bytes. Widens the window where it is too narrow for this round trip and the
+    /// budget allows. `true` when a CREDIT frame is worth its bytes: a quarter of the window is free.
+    pub fn consume(
+        &mut self,
+        now: Instant,
+        count: u64,
+        rtt: Option<Duration>,
+        budget: &mut GrowthBudget,
+    ) -> bool {
+        self.consumed += count;
+        if let Some((since, from)) = self.began
+            && self.consumed - from >= self.window
+        {
+            if now.saturating_duration_since(since) < 2 * rtt.unwrap_or(ASSUMED_RTT) {
+                let growth = self.window.min(MAX_WINDOW - self.window).min(budget.left);
+                budget.left -= growth;
+                self.window += growth;
+            }
+            self.began = Some((now, self.consumed));
+        }
+        self.consumed + self.window - self.granted >= self.window / 4
+    }
+
+    /// The limit for a CREDIT frame that is being sent now.
+    pub fn grant(&mut self) -> u64 {
+        self.granted = self.consumed + self.window;
+        self.granted
+    }
+
+    /// The stream is gone: what its window had grown by goes back.
+    pub fn release(self, budget: &mut GrowthBudget) {
+        budget.left += self.window - INITIAL_WINDOW;
+    }
+
+    /// Present width, bytes.
+    pub fn window(&self) -> u64 {
+        self.window
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::testing::start;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Sends and consumes as fast as the credit allows: one window each round trip.
+    fn run(
+        window: &mut ReceiveWindow,
+        budget: &mut GrowthBudget,
+        start: Instant,
+        rtt: Duration,
+        rounds: u32,
+    ) {
+        let mut sender = SendWindow { limit: window.granted, sent: window.received };
+        for round in 0..rounds {
+            let now = start + rtt * round;
+            while sender.available() > 0 {
+                let count = sender.available().min(65536);
+                sender.take(count);
+                window.receive(now, count).unwrap();
+                window.consume(now + rtt, count, Some(rtt), budget);
+            }
+            sender.raise(window.grant());
+        }
+    }
+
+    #[test]
+    fn a_window_that_is_consumed_every_round_trip_grows_to_the_widest() {
+        let (mut window, mut budget) = (ReceiveWindow::default(), GrowthBudget::new(GROWTH_BUDGET));
+        run(&mut window, &mut budget, start(), 100 * MS, 8);
+        assert_eq!(window.window(), MAX_WINDOW);
+        assert_eq!(budget.left(), GROWTH_BUDGET - MAX_WINDOW + INITIAL_WINDOW);
+        window.release(&mut budget);
+        assert_eq!(budget.left(), GROWTH_BUDGET);
+    }
+
+    #[test]
+    fn a_slow_program_keeps_its_window_narrow() {
+        let (mut window, mut budget) = (ReceiveWindow::default(), GrowthBudget::new(GROWTH_BUDGET));
+        let mut now = start();
+        let mut sender = SendWindow::default();
+        for _ in 0..100 {
+            now += 50 * MS;
+            let count = sender.available().min(65536);
+            sender.take(count);
+            window.receive(now, count).unwrap();
+            if window.consume(now, count, Some(10 * MS), &mut budget) {
+                sender.raise(window.grant());
+            }
+        }
+        assert_eq!(window.window(), INITIAL_WINDOW);
+    }
+
+    #[test]
+    fn growth_stops_at_the_budget() {
+        let (mut window, mut budget) = (ReceiveWindow::default(), GrowthBudget::new(INITIAL_WINDOW / 2));
+        run(&mut window, &mut budget, start(), 100 * MS, 20);
+        assert_eq!(window.window(), INITIAL_WINDOW + INITIAL_WINDOW / 2);
+        assert_eq!(budget.left(), 0);
+    }
+
+    #[test]
+    fn a_byte_beyond_the_credit_is_an_overrun() {
+        let mut window = ReceiveWindow::default();
+        window.receive(start(), INITIAL_WINDOW).unwrap();
+        assert_eq!(window.receive(start(), 1), Err(Overrun));
+    }
+
+    #[test]
+    fn a_credit_below_the_present_one_changes_nothing() {
+        let mut window = SendWindow::default();
+        window.take(INITIAL_WINDOW);
+        window.raise(7);
+        assert_eq!(window.available(), 0);
+        window.raise(u64::MAX);
+        assert_eq!(window.available(), u64::MAX - INITIAL_WINDOW);
+    }
+}

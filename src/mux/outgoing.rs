@@ -1,0 +1,112 @@
+//! What goes into the next record.
+
+use bytes::BytesMut;
+
+use super::{
+    CREDIT_SIZE, Mux, MuxEvent, RESET_SIZE, Sending, StreamId,
+    frame::{self, OpenData},
+};
+
+impl Mux {
+    /// Appends frames to `out` until it is `end` bytes long or there is nothing more to send: OPEN,
+    /// RESET and CREDIT first, then the streams whose turn it is.
+    ///
+    /// Payload is copied here, once, to where it will be sealed and sent from. (The place is known
+    /// before the bytes are: [`OpenData`] would let a socket be read straight into it.)
+    pub fn fill(&mut self, out: &mut BytesMut, end: usize) {
+        if self.fill_control(out, end) {
+            self.fill_data(out, end);
+        }
+        self.wake_writers();
+    }
+
+    /// `false` when the record is full.
+    fn fill_control(&mut self, out: &mut BytesMut, end: usize) -> bool {
+        while let Some((id, request)) = self.opens.front() {
+            if out.len() + frame::HEADER + request.len() > end {
+                return false;
+            }
+            frame::put_open(out, *id, request);
+            self.opens.pop_front();
+        }
+        while let Some((&id, &reason)) = self.resets.first_key_value() {
+            if out.len() + RESET_SIZE > end {
+                return false;
+            }
+            frame::put_reset(out, id, reason);
+            self.resets.pop_first();
+            self.free_slot(id);
+        }
+        while let Some(&id) = self.credits.first() {
+            if out.len() + CREDIT_SIZE > end {
+                return false;
+            }
+            self.credits.pop_first();
+            if let Some(stream) = self.streams.get_mut(&id) {
+                frame::put_credit(out, id, stream.window.grant());
+            }
+        }
+        true
+    }
+
+    fn fill_data(&mut self, out: &mut BytesMut, end: usize) {
+        // The DATA frame at the end of the record, which grows while it is the same stream's turn.
+        let mut open: Option<OpenData> = None;
+        while let Some((id, quantum)) = self.schedule.turn() {
+            let header = if open.as_ref().is_some_and(|open| open.id == id) { 0 } else { frame::HEADER };
+            let room = end.saturating_sub(out.len() + header);
+            let Some(stream) = self.streams.get_mut(&id) else {
+                self.schedule.remove(id);
+                continue;
+            };
+            if room == 0 && stream.has_something() {
+                break;
+            }
+            let count = stream.sendable().min(quantum).min(room);
+            if count > 0 {
+                if header > 0 {
+                    if let Some(before) = open.take() {
+                        before.close(out);
+                    }
+                    open = Some(OpenData::begin(out, id));
+                }
+                stream.outgoing.copy_to(out, count);
+                stream.credit.take(count as u64);
+                self.unsent -= count;
+            }
+            if stream.wants_fin() {
+                if out.len() + frame::HEADER > end {
+                    self.schedule.served(count, false);
+                    break;
+                }
+                stream.sending = Sending::Done;
+                if let Some(before) = open.take() {
+                    before.close(out);
+                }
+                frame::put_fin(out, id);
+                self.schedule.remove(id);
+                self.close_if_done(id);
+                continue;
+            }
+            let empty = stream.sendable() == 0;
+            self.schedule.served(count, empty);
+        }
+        if let Some(last) = open {
+            last.close(out);
+        }
+    }
+
+    /// Tells programs that wait, as soon as half of what their stream may hold is free.
+    fn wake_writers(&mut self) {
+        let woken: Vec<StreamId> = self
+            .blocked
+            .iter()
+            .copied()
+            .filter(|&id| self.space(id) >= self.streams.get(&id).map_or(0, |stream| stream.outgoing.len()))
+            .collect();
+        for id in woken {
+            self.blocked.remove(&id);
+            self.events.push_back(MuxEvent::Writable(id));
+        }
+    }
+}

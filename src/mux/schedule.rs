@@ -1,0 +1,157 @@
+//! Which stream is served next: streams that were idle first, then deficit round robin.
+//!
+//! ```text
+//!   idle --has something to send--> fresh --used its quantum, or empty--> busy --found empty--> idle
+//!                                                                          ^  |
+//!                                                                          +--+ used its quantum
+//! ```
+//!
+//! The two lists are those of FQ-CoDel (RFC 8290, section 4.2). A keystroke waits for nothing but
+//! other streams that were idle. A stream that runs empty goes through the busy list once before it
+//! counts as idle again, so that nobody gains by sending in drops.
+//!
+//! Control frames are served before any stream and need no schedule.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::frame::StreamId;
+
+/// What a stream sends before it is the next one's turn, bytes. Four streams share a full record; an
+/// interactive burst passes in one turn.
+const QUANTUM: usize = 16 * 1024;
+
+/// Streams that have something to send, in the order in which they are served.
+#[derive(Debug, Default)]
+pub(super) struct Schedule {
+    fresh: VecDeque<StreamId>,
+    busy: VecDeque<StreamId>,
+    /// What each listed stream may still send in this turn.
+    deficit: BTreeMap<StreamId, usize>,
+}
+
+impl Schedule {
+    /// The stream has something to send now. Does nothing where it is listed already.
+    pub(super) fn activate(&mut self, id: StreamId) {
+        self.deficit.entry(id).or_insert_with(|| {
+            self.fresh.push_back(id);
+            QUANTUM
+        });
+    }
+
+    /// Listed streams, in the order of the lists.
+    pub(super) fn iter(&self) -> impl Iterator<Item = StreamId> {
+        self.fresh.iter().chain(&self.busy).copied()
+    }
+
+    /// Whose turn it is, and how many bytes it may send.
+    pub(super) fn turn(&mut self) -> Option<(StreamId, usize)> {
+        let id = *self.fresh.front().or(self.busy.front())?;
+        Some((id, self.deficit.get(&id).copied().unwrap_or(0)))
+    }
+
+    /// The stream whose turn it is sent `count` bytes, and has nothing more to send (or may not) where
+    /// `empty`.
+    pub(super) fn served(&mut self, count: usize, empty: bool) {
+        let was_fresh = !self.fresh.is_empty();
+        let list = if was_fresh { &mut self.fresh } else { &mut self.busy };
+        let Some(&id) = list.front() else { return };
+        let Some(deficit) = self.deficit.get_mut(&id) else { return };
+        *deficit = deficit.saturating_sub(count);
+        if *deficit > 0 && !empty {
+            return;
+        }
+        list.pop_front();
+        if empty && !was_fresh {
+            self.deficit.remove(&id);
+            return;
+        }
+        if *deficit == 0 {
+            *deficit = QUANTUM;
+        }
+        self.busy.push_back(id);
+    }
+
+    /// The stream is gone.
+    pub(super) fn remove(&mut self, id: StreamId) {
+        if self.deficit.remove(&id).is_some() {
+            self.fresh.retain(|&other| other != id);
+            self.busy.retain(|&other| other != id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: StreamId = StreamId(1);
+    const B: StreamId = StreamId(3);
+    const C: StreamId = StreamId(5);
+
+    /// Serves one turn of a stream that never runs empty.
+    fn serve(schedule: &mut Schedule) -> StreamId {
+        let (id, quantum) = schedule.turn().unwrap();
+        schedule.served(quantum, false);
+        id
+    }
+
+    #[test]
+    fn busy_streams_take_turns() {
+        let mut schedule = Schedule::default();
+        schedule.activate(A);
+        schedule.activate(B);
+        let order: Vec<_> = (0..6).map(|_| serve(&mut schedule)).collect();
+        assert_eq!(order, [A, B, A, B, A, B]);
+    }
+
+    #[test]
+    fn a_stream_that_was_idle_goes_before_the_busy_ones() {
+        let mut schedule = Schedule::default();
+        schedule.activate(A);
+        schedule.activate(B);
+        serve(&mut schedule);
+        serve(&mut schedule);
+        schedule.activate(C);
+        assert_eq!(schedule.turn().unwrap().0, C);
+    }
+
+    #[test]
+    fn a_stream_that_sends_in_drops_does_not_starve_the_busy_ones() {
+        let mut schedule = Schedule::default();
+        schedule.activate(A);
+        serve(&mut schedule);
+        let mut bulk = 0;
+        for _ in 0..100 {
+            schedule.activate(B);
+            let (id, quantum) = schedule.turn().unwrap();
+            if id == B {
+                schedule.served(1000, true);
+            } else {
+                bulk += 1;
+                schedule.served(quantum, false);
+            }
+        }
+        assert!(bulk >= 33, "the busy stream had {bulk} turns of 100");
+    }
+
+    #[test]
+    fn a_stream_found_empty_twice_is_idle_again() {
+        let mut schedule = Schedule::default();
+        schedule.activate(A);
+        schedule.served(10, true);
+        assert!(schedule.turn().is_some());
+        schedule.served(0, true);
+        assert_eq!(schedule.turn(), None);
+    }
+
+    #[test]
+    fn a_removed_stream_has_no_turn() {
+        let mut schedule = Schedule::default();
+        schedule.activate(A);
+        schedule.activate(B);
+        schedule.remove(A);
+        assert_eq!(schedule.iter().collect::<Vec<_>>(), [B]);
+        schedule.remove(B);
+        assert_eq!(schedule.turn(), None);
+    }
+}

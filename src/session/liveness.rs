@@ -1,0 +1,257 @@
+//! Is the link alive, and how long is its round trip?
+//!
+//! A ping goes out when the link is attached, when nothing came for a third of the limit, and once a
+//! second while data flows (for the round trip). The limit is max(2 s, 6 × (srtt + 4 rttvar)), srtt and
+//! rttvar as in RFC 6298. A link is dead after that much silence, of which at least two thirds passed
+//! after a ping was due: a machine that slept or was stalled asks first.
+
+use std::time::{Duration, Instant};
+
+/// Time between pings while data flows.
+const REFRESH: Duration = Duration::from_secs(1);
+
+/// The limit is at least this until there is a round trip: what a satellite with a queue needs.
+const FIRST_LIMIT: Duration = Duration::from_secs(4);
+
+/// A measured round trip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rtt {
+    pub(super) smoothed: Duration,
+    variation: Duration,
+}
+
+impl Rtt {
+    /// RFC 6298, section 2.
+    fn sample(before: Option<Rtt>, sample: Duration) -> Rtt {
+        let Some(Rtt { smoothed, variation }) = before else {
+            return Rtt { smoothed: sample, variation: sample / 2 };
+        };
+        Rtt {
+            variation: (variation * 3 + smoothed.abs_diff(sample)) / 4,
+            smoothed: (smoothed * 7 + sample) / 8,
+        }
+    }
+}
+
+/// Watches one link.
+#[derive(Debug)]
+pub(super) struct Liveness {
+    began: Instant,
+    least: Duration,
+    heard: Instant,
+    rtt: Option<Rtt>,
+    /// A ping is to be sent as soon as the socket takes it.
+    ping_due: bool,
+    /// When the first ping since the last sign of life became due.
+    asked: Option<Instant>,
+    last_ping: Instant,
+    /// Data went either way since the last ping.
+    busy: bool,
+}
+
+impl Liveness {
+    /// A new link. `rtt` is that of the link before. `least` is the least limit.
+    pub(super) fn new(now: Instant, rtt: Option<Rtt>, least: Duration) -> Self {
+        Liveness {
+            began: now,
+            least,
+            heard: now,
+            rtt,
+            ping_due: true,
+            asked: Some(now),
+            last_ping: now,
+            busy: false,
+        }
+    }
+
+    /// Bytes came in: even half a record is a sign of life.
+    pub(super) fn heard(&mut self, now: Instant) {
+        self.heard = self.heard.max(now);
+        self.asked = None;
+    }
+
+    /// A session record went either way.
+    pub(super) fn busy(&mut self) {
+        self.busy = true;
+    }
+
+    /// The round trip as far as it is known.
+    pub(super) fn rtt(&self) -> Option<Rtt> {
+        self.rtt
+    }
+
+    /// The token of a ping, where one is to be sent now.
+    pub(super) fn poll_ping(&mut self, now: Instant) -> Option<u64> {
+        if !self.ping_due {
+            return None;
+        }
+        self.ping_due = false;
+        self.busy = false;
+        self.last_ping = now;
+        Some(self.token(now))
+    }
+
+    /// A ping was answered. `false` where it cannot be one of ours.
+    pub(super) fn handle_pong(&mut self, now: Instant, token: u64) -> bool {
+        let Some(age) = self.token(now).checked_sub(token) else { return false };
+        self.rtt = Some(Rtt::sample(self.rtt, Duration::from_micros(age)));
+        true
+    }
+
+    /// # Errors
+    /// How long nothing came: the link is dead.
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> Result<(), Duration> {
+        if self.dead_at().is_some_and(|at| now >= at) {
+            return Err(now - self.heard);
+        }
+        if self.ping_at().is_some_and(|at| now >= at) {
+            self.ping_due = true;
+            self.asked.get_or_insert(now);
+        }
+        Ok(())
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        [self.dead_at(), self.ping_at()].into_iter().flatten().min()
+    }
+
+    fn limit(&self) -> Duration {
+        match self.rtt {
+            Some(rtt) => self.least.max(6 * (rtt.smoothed + 4 * rtt.variation)),
+            None => self.least.max(FIRST_LIMIT),
+        }
+    }
+
+    fn dead_at(&self) -> Option<Instant> {
+        let limit = self.limit();
+        self.asked.map(|asked| (self.heard + limit).max(asked + limit * 2 / 3))
+    }
+
+    fn ping_at(&self) -> Option<Instant> {
+        if self.ping_due {
+            return None;
+        }
+        let patience = self.limit() / 3;
+        let silent = match self.asked {
+            Some(_) => self.last_ping.max(self.heard) + patience,
+            None => self.heard + patience,
+        };
+        Some(if self.busy { silent.min(self.last_ping + REFRESH) } else { silent })
+    }
+
+    /// Microseconds since the link was attached: the answer's token tells the round trip.
+    fn token(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.began).as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::testing::start;
+
+    const MS: Duration = Duration::from_millis(1);
+    const LEAST: Duration = Duration::from_secs(2);
+
+    /// Lets time pass until the link is dead or `until` is reached; pings are answered after `rtt`.
+    fn run(
+        liveness: &mut Liveness,
+        from: Instant,
+        until: Instant,
+        rtt: Option<Duration>,
+    ) -> Result<u32, Instant> {
+        let (mut now, mut pings) = (from, 0);
+        let mut pong: Option<(Instant, u64)> = None;
+        loop {
+            if let Some(token) = liveness.poll_ping(now) {
+                pings += 1;
+                pong = rtt.map(|rtt| (now + rtt, token));
+            }
+            let timeout = liveness.poll_timeout().unwrap();
+            assert!(timeout > now, "a deadline in the past is a busy loop");
+            let next = pong.map_or(timeout, |(at, _)| at.min(timeout));
+            if next > until {
+                return Ok(pings);
+            }
+            now = next;
+            if let Some((at, token)) = pong
+                && at <= now
+            {
+                pong = None;
+                liveness.heard(now);
+                assert!(liveness.handle_pong(now, token));
+            }
+            if liveness.handle_timeout(now).is_err() {
+                return Err(now);
+            }
+        }
+    }
+
+    #[test]
+    fn a_link_whose_pings_are_answered_lives_and_is_pinged_a_few_times_a_limit() {
+        let start = start();
+        let mut liveness = Liveness::new(start, None, LEAST);
+        let pings = run(&mut liveness, start, start + 60 * LEAST, Some(30 * MS)).unwrap();
+        assert!((60 * 2..=60 * 4).contains(&pings), "{pings} pings");
+        assert_eq!(liveness.rtt().unwrap().smoothed, 30 * MS);
+    }
+
+    #[test]
+    fn a_silent_link_is_dead_after_two_seconds() {
+        let start = start();
+        let mut liveness = Liveness::new(start, None, LEAST);
+        let cut = start + 10_000 * MS;
+        run(&mut liveness, start, cut, Some(30 * MS)).unwrap();
+        let heard = liveness.heard;
+        assert_eq!(run(&mut liveness, cut, cut + 10 * LEAST, None), Err(heard + LEAST));
+    }
+
+    #[test]
+    fn a_long_round_trip_gets_more_patience() {
+        let start = start();
+        let mut liveness = Liveness::new(start, None, LEAST);
+        run(&mut liveness, start, start + 60 * LEAST, Some(600 * MS)).unwrap();
+        let heard = liveness.heard;
+        let died = run(&mut liveness, heard, heard + 60 * LEAST, None).unwrap_err();
+        assert!(died >= heard + 6 * 600 * MS, "after {:?}", died - heard);
+    }
+
+    #[test]
+    fn a_machine_that_slept_asks_before_it_gives_up() {
+        let start = start();
+        let mut liveness = Liveness::new(start, None, LEAST);
+        assert!(liveness.poll_ping(start).is_some());
+        liveness.heard(start + 10 * MS);
+        let woken = start + 3600 * LEAST;
+        assert_eq!(liveness.handle_timeout(woken), Ok(()));
+        assert!(liveness.poll_ping(woken).is_some());
+        assert!(liveness.poll_timeout().unwrap() > woken);
+        let died = run(&mut liveness, woken, woken + 10 * LEAST, None).unwrap_err();
+        assert!(died >= woken + LEAST, "after {:?}", died - woken);
+    }
+
+    #[test]
+    fn a_pong_from_the_future_is_refused() {
+        let start = start();
+        let mut liveness = Liveness::new(start, None, LEAST);
+        assert!(!liveness.handle_pong(start + MS, 1001));
+        assert!(liveness.handle_pong(start + MS, 1000));
+    }
+
+    #[test]
+    fn the_round_trip_is_measured_while_data_flows() {
+        let start = start();
+        let mut liveness = Liveness::new(start, None, LEAST);
+        assert!(liveness.poll_ping(start).is_some());
+        let mut pings = 0;
+        for tick in 1..=100 {
+            let now = start + 100 * MS * tick;
+            liveness.heard(now);
+            liveness.busy();
+            liveness.handle_timeout(now).unwrap();
+            pings += u32::from(liveness.poll_ping(now).is_some());
+        }
+        assert_eq!(pings, 10);
+    }
+}

@@ -1,0 +1,168 @@
+//! Sealed records that the peer has not acknowledged.
+//!
+//! The queue and the socket share the bytes: a record is sealed where it was put together, and what is
+//! sent again after a link's death is the very same memory.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::wire::record::{MAX_SESSION_BODY, SESSION_HEADER, TAG};
+
+/// Buffers of acknowledged records that are kept for new ones: two or three acknowledgements' worth, so
+/// that a bulk transfer allocates nothing, and 1 MiB at most in a session that fell idle.
+const SPARE: usize = 16;
+
+/// Capacity of a buffer that is worth keeping: that of a full record.
+const FULL: usize = SESSION_HEADER + MAX_SESSION_BODY + TAG;
+
+/// Records smaller than this get a buffer of their own size: thousands of keystrokes that wait for an
+/// acknowledgement must not hold 64 KiB each.
+const WORTH_FULL: usize = FULL / 2;
+
+/// What a record costs besides its bytes, for the bound of the queue: handle, number, allocation.
+const OVERHEAD: usize = 128;
+
+#[derive(Debug)]
+struct Sealed {
+    epoch: u32,
+    bytes: Bytes,
+}
+
+/// Records from the oldest not acknowledged to the newest sealed.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    records: VecDeque<Sealed>,
+    /// Number of the oldest.
+    first: u64,
+    size: usize,
+    spare: Vec<BytesMut>,
+}
+
+impl Queue {
+    /// Number of the oldest record that is not acknowledged.
+    pub(super) fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Number of the next record to be sealed.
+    pub(super) fn end(&self) -> u64 {
+        self.first + self.records.len() as u64
+    }
+
+    /// Memory held, bytes, with a share for each record.
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Epoch under which the oldest record was sealed.
+    pub(super) fn oldest_epoch(&self) -> Option<u32> {
+        self.records.front().map(|record| record.epoch)
+    }
+
+    /// A queued record.
+    pub(super) fn get(&self, number: u64) -> Option<&Bytes> {
+        let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        self.records.get(at).map(|record| &record.bytes)
+    }
+
+    /// An empty buffer for a record of about `size` bytes, header and tag included.
+    pub(super) fn buffer(&mut self, size: usize) -> BytesMut {
+        if size < WORTH_FULL {
+            return BytesMut::with_capacity(size);
+        }
+        self.spare.pop().unwrap_or_else(|| BytesMut::with_capacity(FULL))
+    }
+
+    /// Appends record number [`end`](Self::end).
+    pub(super) fn push(&mut self, epoch: u32, bytes: Bytes) {
+        self.size += bytes.len() + OVERHEAD;
+        self.records.push_back(Sealed { epoch, bytes });
+    }
+
+    /// Forgets the records below `next`; numbers outside the queue are clipped to it.
+    pub(super) fn acknowledge(&mut self, next: u64) {
+        while self.first < next
+            && let Some(record) = self.records.pop_front()
+        {
+            self.first += 1;
+            self.size -= record.bytes.len() + OVERHEAD;
+            if self.spare.len() < SPARE
+                && record.bytes.len() >= WORTH_FULL
+                && let Ok(mut buffer) = record.bytes.try_into_mut()
+            {
+                buffer.clear();
+                if buffer.capacity() >= FULL {
+                    self.spare.push(buffer);
+                }
+            }
+        }
+    }
+
+    /// Forgets everything: the session is over.
+    pub(super) fn clear(&mut self) {
+        self.acknowledge(u64::MAX);
+        self.spare = Vec::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(queue: &mut Queue, size: usize) -> Bytes {
+        let mut buffer = queue.buffer(size);
+        buffer.resize(size, 7);
+        buffer.freeze()
+    }
+
+    #[test]
+    fn an_acknowledgement_forgets_what_is_below_it() {
+        let mut queue = Queue::default();
+        for number in 0..5 {
+            assert_eq!(queue.end(), number);
+            let bytes = record(&mut queue, 100 + number as usize);
+            queue.push(number as u32, bytes);
+        }
+        queue.acknowledge(3);
+        assert_eq!((queue.first(), queue.end(), queue.oldest_epoch()), (3, 5, Some(3)));
+        assert_eq!(queue.get(2), None);
+        assert_eq!(queue.get(3).map(Bytes::len), Some(103));
+        assert_eq!(queue.get(5), None);
+        assert_eq!(queue.size(), 103 + 104 + 2 * OVERHEAD);
+        queue.acknowledge(1);
+        assert_eq!(queue.first(), 3);
+        queue.acknowledge(u64::MAX);
+        assert_eq!((queue.first(), queue.end(), queue.size(), queue.oldest_epoch()), (5, 5, 0, None));
+    }
+
+    #[test]
+    fn a_full_records_memory_is_used_again() {
+        let mut queue = Queue::default();
+        let bytes = record(&mut queue, FULL);
+        let place = bytes.as_ptr();
+        let on_its_way = bytes.clone();
+        queue.push(0, bytes);
+        drop(on_its_way);
+        queue.acknowledge(1);
+        assert_eq!(record(&mut queue, FULL).as_ptr(), place);
+    }
+
+    #[test]
+    fn memory_that_the_socket_still_holds_is_not_used_again() {
+        let mut queue = Queue::default();
+        let bytes = record(&mut queue, FULL);
+        let on_its_way = bytes.clone();
+        queue.push(0, bytes);
+        queue.acknowledge(1);
+        let other = record(&mut queue, FULL);
+        assert_ne!(other.as_ptr(), on_its_way.as_ptr());
+        assert!(on_its_way.iter().all(|&byte| byte == 7));
+    }
+
+    #[test]
+    fn a_small_record_holds_little_memory() {
+        let mut queue = Queue::default();
+        assert!(queue.buffer(50).capacity() < 100);
+    }
+}
