@@ -128,6 +128,17 @@ pub enum ConfigError {
         /// The server.
         server: ServerName,
     },
+    /// Another run with the same key has registered the name.
+    #[error(
+        "another \"punchtunnel expose\" with this key has registered \"{name}\" at {server} and has it now: stop one of \
+         the two, or give them different names"
+    )]
+    NameTaken {
+        /// The name.
+        name: Name,
+        /// The server.
+        server: ServerName,
+    },
     /// The server takes no more names.
     #[error(
         "{server} takes no more names from this key or at all, so \"{name}\" is not registered: free one, or use another server"

@@ -100,9 +100,7 @@ impl Settings {
         {
             let (pinned, line) = (entry.key, entry.line);
             let path = place.home.known_hosts();
-            return Err(
-                ConfigError::HostKeyChanged { name, found: Some(found), pinned, path, line }.into()
-            );
+            return Err(ConfigError::HostKeyChanged { name, found: Some(found), pinned, path, line }.into());
         }
         let host_key = named_key.or(known.as_ref().map(|entry| entry.key));
         if host_key.is_none() && invite.is_none() {
@@ -230,7 +228,8 @@ async fn watch(
                 if matches!(event, endpoint::Event::Connected { .. }) && !is_listening {
                     is_listening = true;
                     for (address, rule) in listening.iter().zip(&settings.rules) {
-                        let service = rule.service.as_ref().map(|s| format!(", service {s}")).unwrap_or_default();
+                        let service =
+                            rule.service.as_ref().map(|s| format!(", service {s}")).unwrap_or_default();
                         output.line(&format!("listening on {address} -> {}{service}", settings.name));
                     }
                 }

@@ -55,7 +55,9 @@ impl Settings {
     fn from(args: ExposeArgs, place: &Place) -> Result<Settings, Error> {
         let services = Services::new(place.many(args.services, "services")?)?;
         let name = place.one(args.name, "as")?.ok_or_else(|| {
-            usage("under which name? Use --as NAME, set PUNCHTUNNEL_AS, or write as = \"NAME\" in config.toml")
+            usage(
+                "under which name? Use --as NAME, set PUNCHTUNNEL_AS, or write as = \"NAME\" in config.toml",
+            )
         })?;
         let allow = place.many(args.allow, "allow")?;
         let servers = Servers::from(args.servers, place)?;

@@ -47,20 +47,25 @@ fn start(Arguments { command, global }: Arguments) -> Result<(), (Output, Error)
     let found = Place::find(&global).and_then(|place| Ok((place.told(&global)?, place)));
     let told = found.as_ref().map_or_else(|_| Told::without_file(&global), |(told, _)| *told);
     let output = Output::start(told);
-    let result = found.and_then(|(_, place)| execute(command, &place, &output));
+    let result = execute(command, found.map(|(_, place)| place), &output);
     result.map_err(|error| (output, error))
 }
 
-fn execute(command: Command, place: &Place, output: &Output) -> Result<(), Error> {
+fn execute(command: Command, place: Result<Place, Error>, output: &Output) -> Result<(), Error> {
+    // It needs nothing of this computer.
+    if let Command::Demo(args) = command {
+        return drive(demo::run(args, output));
+    }
+    let place = &place?;
     match command {
+        Command::Rendezvous(args) => drive(rendezvous::run(args, place, output)),
+        Command::Expose(args) => drive(expose::run(args, place, output)),
+        Command::Connect(args) => drive(connect::run(args, place, output)),
         Command::Invite(args) => invite::run(args, place, output),
         Command::Clients(args) => clients::run(args, place, output),
         Command::Hosts(args) => hosts::run(args, place, output),
         Command::Key => key::run(place),
-        Command::Rendezvous(args) => drive(rendezvous::run(args, place, output)),
-        Command::Expose(args) => drive(expose::run(args, place, output)),
-        Command::Connect(args) => drive(connect::run(args, place, output)),
-        Command::Demo(args) => drive(demo::run(args, output)),
+        Command::Demo(_) => Ok(()),
     }
 }
 

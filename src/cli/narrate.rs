@@ -171,6 +171,7 @@ impl Narrator {
         let (name, server) = (self.name.clone(), self.server.clone());
         Telling::Fatal(match why {
             NameRefusal::Owned => ConfigError::NameOwned { name, server }.into(),
+            NameRefusal::Taken => ConfigError::NameTaken { name, server }.into(),
             NameRefusal::Full => ConfigError::NameFull { name, server }.into(),
             NameRefusal::Malformed => Error::Internal(format!("{server} does not take the name {name}")),
         })

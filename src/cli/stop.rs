@@ -13,7 +13,8 @@ impl Stop {
         {
             use tokio::signal::unix::{SignalKind, signal};
             // This fails only where a signal cannot be caught; then it ends the process by itself.
-            let signals = signal(SignalKind::interrupt()).and_then(|i| Ok([i, signal(SignalKind::terminate())?]));
+            let signals =
+                signal(SignalKind::interrupt()).and_then(|i| Ok([i, signal(SignalKind::terminate())?]));
             Stop { signals: signals.ok() }
         }
         #[cfg(not(unix))]

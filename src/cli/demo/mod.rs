@@ -97,7 +97,8 @@ async fn perform(homes: &Homes, args: DemoArgs, output: &Output, report: &mut Re
     let events = builder.events();
     let client = builder.start().await?;
     let mut seen = Seen::follow(events);
-    let rule: LocalRule = format!("127.0.0.1:0:{LABEL}").parse().map_err(punchtunnel::ConfigError::Forward)?;
+    let rule: LocalRule =
+        format!("127.0.0.1:0:{LABEL}").parse().map_err(punchtunnel::ConfigError::Forward)?;
     let port = LocalPort::bind(&rule).await?;
     let entrance = port.address();
     client.forward(port);
@@ -122,7 +123,10 @@ async fn perform(homes: &Homes, args: DemoArgs, output: &Output, report: &mut Re
     report.step(&format!("{} MiB more, without a new connection of the program", (total - cut_at) >> 20));
     let digests = transfer.finish().await?;
     if digests.sent != digests.received {
-        return Err(missing(&format!("the data changed: sent {}, came back {}", digests.sent, digests.received)));
+        return Err(missing(&format!(
+            "the data changed: sent {}, came back {}",
+            digests.sent, digests.received
+        )));
     }
     report.step(&format!("SHA-256 of what was sent and what came back: {}", digests.sent));
 
