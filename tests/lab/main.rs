@@ -174,6 +174,8 @@ impl Cell {
 fn set_precedence(nice: i32) {
     // Only root may; others measure as well as their machine lets them.
     let _ = rustix::process::setpriority_process(None, nice);
+    // Where the kernel schedules by session (autogroup), it is the session's value that counts.
+    let _ = std::fs::write("/proc/self/autogroup", nice.to_string());
 }
 
 /// The first process of a namespace is deaf to signals that it does not ask for, Ctrl-C among them.
@@ -189,6 +191,7 @@ fn obey_signals() {
                 return;
             };
             tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            set_precedence(0);
             std::process::exit(130);
         });
     });
