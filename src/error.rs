@@ -103,9 +103,20 @@ pub enum ConfigError {
         /// The key that is pinned.
         pinned: PublicKey,
         /// The file that pins it.
-        path: PathBuf,
+        path: Box<Path>,
         /// The line, from 1.
         line: usize,
+    },
+    /// The host does not have the key that the command line names.
+    #[error(
+        "\"{name}\" does not have the key {named} that --host-key names: compare it with what \"punchtunnel key\" \
+         prints on that computer"
+    )]
+    HostKeyWrong {
+        /// The host.
+        name: Name,
+        /// The key.
+        named: PublicKey,
     },
     /// Another key is pinned for the rendezvous server.
     #[error("{}", changed_server(server, *found, pinned.as_ref()))]

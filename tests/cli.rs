@@ -3,7 +3,12 @@
 
 mod cli_harness;
 
-use cli_harness::{Home, KEY_LENGTH};
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+};
+
+use cli_harness::{Home, KEY_LENGTH, Running, Server, closed_port, echo_service};
 
 #[test]
 fn key_prints_the_public_key_alone_and_the_same_one_each_time() {
@@ -24,7 +29,11 @@ fn invite_prints_the_code_alone_on_standard_output() {
     invite.succeeded();
     let groups: Vec<_> = invite.out.trim_end().split('-').collect();
     assert!(groups.len() == 7 && groups.iter().all(|group| group.len() == 5), "{}", invite.out);
-    assert!(!invite.err.contains(groups[3]), "the code does not belong into what people read: {}", invite.err);
+    assert!(
+        !invite.err.contains(groups[3]),
+        "the code does not belong into what people read: {}",
+        invite.err
+    );
     assert!(invite.err.contains("10m"), "{}", invite.err);
     assert_ne!(home.run(["invite", "myhost"]).out, invite.out);
 }
@@ -68,7 +77,10 @@ fn a_word_that_does_not_fit_is_wrong_usage_and_the_message_has_the_remedy() {
         (&["expose", "22", "--rendezvous", "vps"], &["--as"]),
         (&["expose", "22", "--as", "myhost"], &["--rendezvous", "PUNCHTUNNEL_RENDEZVOUS", "config.toml"]),
         (&["expose", "22", "--as", "myhost", "--rendezvous", "vps", "--allow", "me"], &["not a key"]),
-        (&["expose", "22", "a=22", "b=c:22", "nas:22", "--as", "x", "--rendezvous", "vps"], &["\"22\"", "LABEL="]),
+        (
+            &["expose", "22", "a=22", "b=c:22", "nas:22", "--as", "x", "--rendezvous", "vps"],
+            &["\"22\"", "LABEL="],
+        ),
         (&["connect", "myhost", "-L", "2222"], &["--rendezvous"]),
         (&["connect", "myhost", "--rendezvous", "vps"], &["-L", "--stdio"]),
         (&["connect", "myhost", "-L", "x", "--rendezvous", "vps"], &["\"x\" is not a port"]),
@@ -159,4 +171,206 @@ fn a_reader_that_has_read_enough_is_no_error() {
     let key = home.key();
     home.write("known_hosts", &format!("myhost@vps:7862 {key}\n").repeat(5000));
     assert_eq!(home.run_without_reader(["hosts"]), 0);
+}
+
+/// A host that exposes `services` as "myhost" and is registered.
+fn exposed(server: &Server, home: &Home, services: &[&str]) -> Running {
+    let words = ["expose", "--as", "myhost"].iter().chain(services);
+    let mut expose = Running::start(home.command(words));
+    expose.line("registered as \"myhost\"");
+    let _ = server;
+    expose
+}
+
+/// The address behind "listening on".
+fn address_in(line: &str) -> String {
+    let mut words = line.split(' ').skip_while(|word| *word != "on");
+    words.nth(1).expect("an address").to_owned()
+}
+
+#[cfg(unix)]
+#[test]
+fn the_four_lines_and_an_invite_make_a_tunnel() {
+    let server = Server::start();
+    let (host, client) = (server.home(), server.home());
+    let echo = echo_service().to_string();
+    let mut expose = Running::start(host.command(["expose", &echo, "--as", "myhost"]));
+    expose.line("nobody is let in yet: \"punchtunnel invite myhost\"");
+    expose.line("registered as \"myhost\"");
+    let code = host.run(["invite", "myhost"]).out;
+
+    let client_key = client.key();
+    let invited = client.with("PUNCHTUNNEL_INVITE", &code);
+    let mut connect = Running::start(invited.command(["connect", "myhost", "-L", "0"]));
+    connect.line("NAT found");
+    connect.line("connected directly to 127.0.0.1:");
+    let address = address_in(&connect.line("listening on"));
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"and back").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "hello\nand back");
+
+    // Each side has written the other's key down; the invite is used up.
+    assert!(host.run(["clients"]).out.starts_with(&client_key));
+    assert!(client.run(["hosts"]).out.contains(&host.key()));
+    connect.terminate();
+    assert_eq!(connect.end().code, 0);
+    let stranger = server.home();
+    stranger
+        .run(["connect", "myhost", "-L", "0", "--invite", &code])
+        .failed(1, &["does not take this invite", "used", "punchtunnel invite myhost"]);
+
+    // The client that is known needs no invite, and one that is used up does not stop it.
+    let again = invited.run_with_input(["connect", "myhost", "--stdio"], "once more");
+    again.succeeded();
+    assert_eq!(again.out, "hello\nonce more");
+    assert!(again.err.contains("going on without it"), "{}", again.err);
+
+    expose.terminate();
+    assert_eq!(expose.end().code, 0);
+    server.process.terminate();
+    assert_eq!(server.process.end().code, 0);
+}
+
+#[test]
+fn keys_on_both_command_lines_do_without_invites_and_services_go_by_label() {
+    let server = Server::start();
+    let (host, client) = (server.home(), server.home());
+    let (nowhere, echo) = (closed_port().to_string(), format!("echo={}", echo_service()));
+    let key = client.key();
+    let _expose = exposed(&server, &host, &[&nowhere, &echo, "--allow", &key]);
+    let host_key = host.key();
+    let connect = ["connect", "myhost", "--host-key", &host_key];
+    let carried = client.run_with_input(connect.into_iter().chain(["--stdio=echo"]), "words");
+    carried.succeeded();
+    assert_eq!(carried.out, "hello\nwords");
+
+    // The first service is the one that refuses.
+    let refused = client.run(connect.into_iter().chain(["--stdio"]));
+    refused.failed(1, &["the service refused the connection", "is it running there"]);
+    let nothing = client.run(connect.into_iter().chain(["--stdio=web"]));
+    nothing.failed(1, &["exposes no such service", "label or port that was exposed"]);
+}
+
+#[test]
+fn a_client_that_is_not_authorised_is_told_its_key_and_what_to_do() {
+    let server = Server::start();
+    let (host, client) = (server.home(), server.home());
+    let _expose = exposed(&server, &host, &["1"]);
+    let refused = client.run(["connect", "myhost", "-L", "0", "--host-key", &host.key()]);
+    refused.failed(1, &["does not let this computer in", "punchtunnel invite myhost", &client.key()]);
+}
+
+#[test]
+fn an_invite_with_another_secret_proves_nothing() {
+    let server = Server::start();
+    let (host, client) = (server.home(), server.home());
+    let _expose = exposed(&server, &host, &["1"]);
+    let code = host.run(["invite", "myhost"]).out;
+    // The host forgets the secret and has another one under the same public part.
+    let invites = host.read("invites");
+    let line = invites.lines().last().expect("an invite");
+    let fields: Vec<_> = line.split(' ').collect();
+    let other = line.replace(fields[2], "aaaaaaaaaaaaaaaaaaaaaaaaaa");
+    host.write("invites", &format!("{other}\n"));
+    let refused = client.run(["connect", "myhost", "-L", "0", "--invite", &code]);
+    refused.failed(1, &["does not prove", "new invite"]);
+    assert_eq!(host.run(["clients"]).out, "", "nobody was let in");
+    assert_eq!(client.run(["hosts"]).out, "", "nothing was written down");
+}
+
+#[test]
+fn a_changed_host_key_is_refused_in_the_words_of_ssh() {
+    let server = Server::start();
+    let (host, client, other) = (server.home(), server.home(), Home::new());
+    let key = client.key();
+    let _expose = exposed(&server, &host, &["1", "--allow", &key]);
+    client.write("known_hosts", &format!("# mine\nmyhost@{} {}\n", server.address, other.key()));
+    let refused = client.run(["connect", "myhost", "-L", "0"]);
+    refused.failed(
+        1,
+        &["REMOTE HOST IDENTIFICATION HAS CHANGED", "line 2 of", "known_hosts", "hosts remove myhost"],
+    );
+    let named = client.run(["connect", "myhost", "-L", "0", "--host-key", &host.key()]);
+    named.failed(1, &["REMOTE HOST IDENTIFICATION HAS CHANGED", &host.key(), "line 2 of"]);
+}
+
+#[test]
+fn a_changed_server_key_is_refused_with_the_line_to_remove() {
+    let server = Server::start();
+    let (home, other) = (server.home(), Home::new());
+    home.write("known_servers", &format!("{} {}\n", server.address, other.key()));
+    let refused = home.run(["expose", "1", "--as", "myhost"]);
+    refused.failed(1, &["IDENTIFICATION HAS CHANGED", &server.address, "line 1 of", "known_servers"]);
+    let named = format!("{}#{}", server.address, other.key());
+    let refused = server.home().run(["expose", "1", "--as", "myhost", "--rendezvous", &named]);
+    refused.failed(1, &["IDENTIFICATION HAS CHANGED", "behind the #"]);
+}
+
+#[test]
+fn a_name_belongs_to_the_key_that_registered_it_first() {
+    let server = Server::start();
+    let (first, second) = (server.home(), server.home());
+    let _expose = exposed(&server, &first, &["1"]);
+    let refused = second.run(["expose", "1", "--as", "myhost"]);
+    refused.failed(1, &["belongs to another key", &server.address, "--as"]);
+}
+
+#[test]
+fn a_host_that_does_not_come_ends_connect_and_the_message_says_what_is_known_of_it() {
+    let server = Server::start();
+    let (client, key) = (server.home(), Home::new().key());
+    let gone = client.run(["connect", "nobody", "-L", "0", "--host-key", &key, "--wait", "1s"]);
+    gone.failed(1, &["waiting for \"nobody\"", "did not appear within 1s", "never heard of it"]);
+}
+
+#[test]
+fn without_a_server_connect_gives_up_and_expose_does_not() {
+    let (client, host, key) = (Home::new(), Home::new(), Home::new().key());
+    // A port that was free a moment ago; nobody answers there.
+    let nowhere = format!("127.0.0.1:{}", closed_port());
+    let mut expose =
+        Running::start(host.command(["expose", "1", "--as", "myhost", "--rendezvous", &nowhere]));
+    let words = ["connect", "myhost", "-L", "0", "--host-key", &key, "--rendezvous", &nowhere];
+    client.run(words).failed(1, &[&nowhere, "has not answered for 10s", "punchtunnel rendezvous"]);
+    expose.line("trying on");
+}
+
+#[test]
+fn a_port_that_is_taken_is_an_error_at_once() {
+    let (home, key) = (Home::new(), Home::new().key());
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap();
+    let port = taken.port().to_string();
+    let words = ["connect", "myhost", "-L", &port, "--host-key", &key, "--rendezvous", "127.0.0.1:1"];
+    home.run(words).failed(1, &[&taken.to_string(), "another program has this port", "choose another"]);
+    let listen = taken.to_string();
+    let server = home.run(["rendezvous", "--listen", &listen, "--probe-port", "0"]);
+    server.failed(1, &[&listen, "another program has this port"]);
+}
+
+#[test]
+fn a_server_without_an_address_is_named() {
+    let (home, key) = (Home::new(), Home::new().key());
+    let words = ["connect", "myhost", "-L", "0", "--host-key", &key, "--rendezvous", "nowhere.invalid"];
+    home.run(words).failed(1, &["cannot find the address of nowhere.invalid:7862", "online"]);
+}
+
+#[test]
+fn the_demo_passes_and_leaves_nothing_behind() {
+    let home = Home::new();
+    let temporary = tempfile::tempdir().unwrap();
+    let mut command = home.command(["demo", "--megabytes", "8"]);
+    let demo = Running::start({
+        command.env("TMPDIR", temporary.path());
+        command
+    });
+    let demo = demo.end();
+    demo.succeeded();
+    for words in ["host registered", "connected directly", "link reset in the middle", "SHA-256", "in all"] {
+        assert!(demo.out.contains(words), "{demo:?} lacks {words:?}");
+    }
+    assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0);
 }

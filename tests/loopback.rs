@@ -27,12 +27,8 @@ struct Running {
 }
 
 async fn server() -> Running {
-    let server = Server::builder()
-        .listen("127.0.0.1:0".parse().unwrap())
-        .probe_ports([0])
-        .bind()
-        .await
-        .unwrap();
+    let server =
+        Server::builder().listen("127.0.0.1:0".parse().unwrap()).probe_ports([0]).bind().await.unwrap();
     let address = server.addresses()[0].to_string();
     let probe_port = server.probe_addresses()[1].port();
     let key = server.public_key();
@@ -193,8 +189,10 @@ fn a_dropped_stream_resets_the_service() {
 #[test]
 fn a_service_that_refuses_resets_the_clients_local_connection() {
     run(async {
-        // A port that was free a moment ago: nobody listens there.
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // A port that is taken and not listened on: it refuses, and nobody else can get it meanwhile.
+        let holder = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        holder.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let closed = holder.local_addr().unwrap().as_socket().unwrap().port();
         let (_server, _host, client) = trio(&[&closed.to_string()]).await;
         let mut stream = client.open(None).await.unwrap();
         let error = stream.read(&mut [0]).await.unwrap_err();
@@ -363,7 +361,10 @@ fn a_client_that_nobody_let_in_is_told_so() {
         let (host, _) = host(&server, &["1"]).await;
         let result = server.client("h").host_key(host.public_key()).connect().await;
         let error = result.err().unwrap();
-        assert!(matches!(error, punchtunnel::Error::Peer(punchtunnel::PeerError::Unauthorised { .. })), "{error}");
+        assert!(
+            matches!(error, punchtunnel::Error::Peer(punchtunnel::PeerError::Unauthorised { .. })),
+            "{error}"
+        );
     });
 }
 

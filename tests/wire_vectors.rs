@@ -306,10 +306,7 @@ fn peer(vectors: &mut Vectors) {
         "peer hello, invited",
         PeerHello { index: 1, session: [0x0e; 16], invite: Some(u64::MAX), prepare: None },
     );
-    vectors.body(
-        "peer reply",
-        PeerReply { index: 0x0102_0304, resumed: false, body: Body::default() },
-    );
+    vectors.body("peer reply", PeerReply { index: 0x0102_0304, resumed: false, body: Body::default() });
 }
 
 fn stream(vectors: &mut Vectors) {

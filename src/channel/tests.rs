@@ -53,6 +53,17 @@ fn forge<T: Serialize>(from: &mut Channel<String>, body: &T) -> Vec<u8> {
 }
 
 #[test]
+fn a_message_sealed_alone_carries_nothing_else_and_changes_nothing() {
+    let ((mut a, mut b), now) = (pair(), start());
+    a.send(now, "kept".into()).unwrap();
+    a.send_once(now, "once".into());
+    let alone = a.seal_alone(&"alone".into());
+    assert_eq!(deliver(now, &mut b, &alone).unwrap().messages, ["alone"]);
+    let rest = a.poll_transmit(now).unwrap();
+    assert_eq!(deliver(now, &mut b, &rest).unwrap().messages, ["kept", "once"]);
+}
+
+#[test]
 fn a_message_arrives_is_acknowledged_and_then_all_is_quiet() {
     let ((mut a, mut b), now) = (pair(), start());
     a.send(now, "one".into()).unwrap();

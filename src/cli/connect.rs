@@ -1,7 +1,7 @@
 //! `punchtunnel connect`: services of a host, on local ports or on standard input and output.
 
 use std::{
-    io::{BufRead, IsTerminal},
+    io::{BufRead, ErrorKind, IsTerminal},
     net::SocketAddr,
     time::Duration,
 };
@@ -39,6 +39,8 @@ struct Settings {
     key: StaticKey,
     /// The key that the host must have; `None` only with an invite.
     host_key: Option<PublicKey>,
+    /// The key that `--host-key` names.
+    named: Option<PublicKey>,
     /// The line that pins it.
     known: Option<Entry>,
     invite: Option<Code>,
@@ -91,24 +93,24 @@ impl Settings {
         }
         let servers = Servers::from(args.servers, place)?;
         let wait = place.one(args.wait, "wait")?.map_or(WAIT, |Span(span)| span);
-        let named_key = place.one(args.host_key, "host-key")?;
+        let named = place.one(args.host_key, "host-key")?;
         let invite = args.invite.map(read_code).transpose()?;
         let trust = place.trust();
         let known = trust.host(&name, servers.name())?;
-        if let (Some(found), Some(entry)) = (named_key, &known)
+        if let (Some(found), Some(entry)) = (named, &known)
             && found != entry.key
         {
             let (pinned, line) = (entry.key, entry.line);
-            let path = place.home.known_hosts();
+            let path = place.home.known_hosts().into();
             return Err(ConfigError::HostKeyChanged { name, found: Some(found), pinned, path, line }.into());
         }
-        let host_key = named_key.or(known.as_ref().map(|entry| entry.key));
+        let host_key = named.or(known.as_ref().map(|entry| entry.key));
         if host_key.is_none() && invite.is_none() {
             return Err(ConfigError::NotTrusted { name }.into());
         }
         let key = place.key()?;
         let stdio = args.stdio;
-        Ok(Settings { name, rules, stdio, servers, trust, key, host_key, known, invite, wait })
+        Ok(Settings { name, rules, stdio, servers, trust, key, host_key, named, known, invite, wait })
     }
 
     /// After a session: the host has proved its key, and the invite is used up.
@@ -125,7 +127,7 @@ impl Settings {
             name: self.name.clone(),
             server: self.servers.name().clone(),
             key: self.key.public(),
-            side: Side::Client { known: self.known.clone().map(|entry| (entry, file)) },
+            side: Side::Client { known: self.known.clone().map(|entry| (entry, file)), named: self.named },
             server_pin: self.servers.pin(),
         }
     }
@@ -271,11 +273,13 @@ impl Settings {
 /// Joins a service with standard input and output.
 async fn carry(client: &Client, service: &str, name: &Name) -> Result<(), Error> {
     let stream = client.open(Some(service).filter(|service| !service.is_empty())).await?;
-    carry_pipes(stream, tokio::io::stdin(), tokio::io::stdout()).await.map_err(|error| {
-        let reason = error.get_ref().and_then(|inner| inner.downcast_ref::<ResetReason>());
-        match reason {
-            Some(reason) => PeerError::Reset { name: name.clone(), reason: *reason }.into(),
-            None => ConfigError::Stdio(format!("cannot write to standard output: {error}")).into(),
-        }
-    })
+    let Err(error) = carry_pipes(stream, tokio::io::stdin(), tokio::io::stdout()).await else {
+        return Ok(());
+    };
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<ResetReason>()) {
+        Some(reason) => Err(PeerError::Reset { name: name.clone(), reason: *reason }.into()),
+        // Whoever read it has read enough.
+        None if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        None => Err(ConfigError::Stdio(format!("cannot write to standard output: {error}")).into()),
+    }
 }

@@ -33,22 +33,20 @@ use self::{
 /// Runs the command that was typed. Exit codes: 0 done, 1 failed, 2 wrong usage.
 pub(crate) fn run() -> ExitCode {
     // Ends the process with code 2, or 0 for --help, where there is nothing to run.
-    let arguments = Arguments::parse();
-    match start(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err((output, error)) => {
+    let Arguments { command, global } = Arguments::parse();
+    let found = Place::find(&global).and_then(|place| Ok((place.told(&global)?, place)));
+    let told = found.as_ref().map_or_else(|_| Told::without_file(&global), |(told, _)| *told);
+    let output = Output::start(told);
+    match execute(command, found.map(|(_, place)| place), &output) {
+        Ok(()) => {
+            output.clear();
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
             output.error(&error);
             ExitCode::from(error.exit_code())
         }
     }
-}
-
-fn start(Arguments { command, global }: Arguments) -> Result<(), (Output, Error)> {
-    let found = Place::find(&global).and_then(|place| Ok((place.told(&global)?, place)));
-    let told = found.as_ref().map_or_else(|_| Told::without_file(&global), |(told, _)| *told);
-    let output = Output::start(told);
-    let result = execute(command, found.map(|(_, place)| place), &output);
-    result.map_err(|error| (output, error))
 }
 
 fn execute(command: Command, place: Result<Place, Error>, output: &Output) -> Result<(), Error> {

@@ -41,6 +41,8 @@ pub(crate) enum Side {
     Client {
         /// The host's line in `known_hosts`, and where that file is.
         known: Option<(Entry, PathBuf)>,
+        /// The key that `--host-key` names.
+        named: Option<PublicKey>,
     },
 }
 
@@ -142,11 +144,9 @@ impl Narrator {
                 Some(format!("\"{}\" proved the invite: its key is known from now on", self.name))
             }
             net::Event::LinkLost { why, .. } => Some(format!("link lost ({why}); punching again")),
+            // On the client's side it is what the run ends with.
             net::Event::SessionEnded { why, .. } if is_host => {
                 Some(format!("a client's session ended: {}", goodbye(*why)))
-            }
-            net::Event::SessionEnded { why, .. } => {
-                Some(format!("\"{}\" ended the session: {}", self.name, goodbye(*why)))
             }
             _ => None,
         }
@@ -191,11 +191,14 @@ impl Narrator {
     fn not_proved(&self) -> Error {
         let name = self.name.clone();
         match &self.side {
+            Side::Client { named: Some(named), .. } => {
+                ConfigError::HostKeyWrong { name, named: *named }.into()
+            }
             Side::Client { known: Some((entry, path)), .. } => ConfigError::HostKeyChanged {
                 name,
                 found: None,
                 pinned: entry.key,
-                path: path.clone(),
+                path: path.clone().into(),
                 line: entry.line,
             }
             .into(),

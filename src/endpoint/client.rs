@@ -57,7 +57,6 @@ struct Hello {
     initiator: Initiator,
     index: u32,
     prepare: RoundId,
-    sent: Instant,
     /// The host was not there at the time: the message waited at the server.
     waited: bool,
 }
@@ -117,7 +116,7 @@ impl Endpoint {
         let introduce = ToServer::Introduce { request, name, hello: message.into() };
         self.tell(now, server, introduce);
         if let Some(asking) = self.asking() {
-            asking.hello = Some(Hello { initiator, index, prepare, sent: now, waited: false });
+            asking.hello = Some(Hello { initiator, index, prepare, waited: false });
         }
     }
 
@@ -140,7 +139,8 @@ impl Endpoint {
 
     pub(super) fn client_message(&mut self, now: Instant, server: usize, message: FromServer) {
         let Some(asking) = self.asking() else { return };
-        let current = |request: u32| request == asking.request && asking.server == Some(server);
+        // Requests are numbered for this node, whichever family the answer comes over.
+        let current = |request: u32| request == asking.request;
         match message {
             FromServer::Found { request, key } if current(request) => {
                 asking.host_key.get_or_insert(PublicKey(key));

@@ -71,9 +71,9 @@ impl Endpoint {
                 }
             }
             FromServer::Introduced { relation, addresses, .. } => {
-                let relation = Relation { server, number: relation };
+                // Relations are numbered for this node, whichever family the message comes over.
                 let lines = self.peers.values_mut().flat_map(|p| p.fresh.iter_mut().chain([&mut p.line]));
-                for line in lines.filter(|l| l.relation == Some(relation)) {
+                for line in lines.filter(|l| l.relation.is_some_and(|r| r.number == relation)) {
                     line.introduced(now, &addresses);
                 }
             }

@@ -13,6 +13,7 @@
 //! 3. Drain `poll`: transmit, bind, probe, listen, connect as it says.
 //! 4. [`Output::Session`] and [`Output::Link`] hand what came of it to a [`crate::session::Session`].
 
+mod attempt;
 mod candidates;
 mod client;
 mod host;
@@ -316,9 +317,7 @@ impl Endpoint {
             FromServer::Relay { datagram, .. } => {
                 self.peer_datagram(now, None, &datagram.0);
             }
-            FromServer::Gone { relation } => {
-                self.drop_relations(|r| *r == Relation { server, number: relation })
-            }
+            FromServer::Gone { relation } => self.drop_relations(|r| r.number == relation),
             other => match self.part {
                 Part::Host(_) => self.host_message(now, server, other),
                 Part::Client(_) => self.client_message(now, server, other),

@@ -1,8 +1,7 @@
 //! One other peer: the line to it, the attempts to reach it, the link that came of them.
 //!
-//! Only the initiator starts attempts. An attempt is a series of rounds, each with fresh ports and its
-//! own plan; after [`ATTEMPT`] of them without a link it backs off and begins again, for as long as the
-//! session lives.
+//! What this room decides: when the session begins and ends, which connection is its link, and what to do
+//! with each message. How an attempt goes is [`super::attempt`]'s.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -13,6 +12,7 @@ use rand::{Rng, RngExt, rngs::StdRng};
 
 use super::{
     ConnId, Event, OpenFailure, Outbox, Output, PeerId, PortsId,
+    attempt::{ATTEMPT, PREPARE, refusal},
     candidates::{Candidates, Nominated},
     host::PROOF,
     line::Line,
@@ -20,28 +20,16 @@ use super::{
 };
 use crate::{
     nat,
-    punch::{Budget, PLAN_VERSION, Plan, schedule},
     secure::{EpochKeys, PublicKey, StaticKey},
     wire::{
-        peer::{Goodbye, PeerMessage, RoundId, Start, StartRefusal},
+        peer::{Goodbye, PeerMessage, RoundId},
         probe::ProbeAnswer,
     },
 };
 
-/// Longest time from the beginning of a round to its agreed instant: probes that wait for a repeated
-/// SYN, and three messages that are repeated once.
-const PREPARE: Duration = Duration::from_secs(8);
-
-/// Longest attempt: published figures and our own say that most successes come in the first round, and
-/// a person waits no longer.
-const ATTEMPT: Duration = Duration::from_secs(20);
-
 /// Ports of a round are kept this long after its link was chosen: a close in between would reset what
 /// the other side still waits for.
-const HOLD: Duration = Duration::from_secs(4);
-
-/// After this much silence on the line an attempt asks for a new introduction.
-const SILENT: Duration = Duration::from_secs(4);
+pub(super) const HOLD: Duration = Duration::from_secs(4);
 
 /// A goodbye is repeated for at most this long.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -81,16 +69,18 @@ pub(super) struct Peer {
     pub(super) fresh: Option<Line>,
     unannounced: Option<(EpochKeys, Option<u64>)>,
     pub(super) round: Option<Round>,
-    retired: Vec<(PortsId, Instant)>,
+    pub(super) retired: Vec<(PortsId, Instant)>,
     candidates: Candidates,
     epoch: u32,
-    link: Option<u32>,
+    pub(super) link: Option<u32>,
+    /// The newest link that there ever was.
+    newest: u32,
     links: u32,
-    attempt: u32,
-    attempt_began: Instant,
-    failures: u32,
-    retry: Option<Instant>,
-    closing: Option<Instant>,
+    pub(super) attempt: u32,
+    pub(super) attempt_began: Instant,
+    pub(super) failures: u32,
+    pub(super) retry: Option<Instant>,
+    pub(super) closing: Option<Instant>,
     gone: bool,
 }
 
@@ -116,6 +106,7 @@ impl Peer {
             candidates: Candidates::default(),
             epoch: 0,
             link: None,
+            newest: 0,
             links: 0,
             attempt: 0,
             attempt_began: now,
@@ -139,51 +130,10 @@ impl Peer {
         self.unannounced.is_none()
     }
 
-    /// The number of the next attempt, for a request to the host that is to prepare it at once.
-    pub(super) fn next_attempt(&self) -> RoundId {
-        RoundId { attempt: self.attempt + 1, round: 0 }
-    }
-
     /// A new handshake made a new line, proved by both sides.
     pub(super) fn replace_line(&mut self, line: Line) {
         self.line = line;
         self.fresh = None;
-    }
-
-    /// Goes on with a round that was begun before the other side was known, or begins the attempt of
-    /// that number.
-    pub(super) fn begin(&mut self, now: Instant, id: RoundId, early: Option<Round>, env: &mut Env) {
-        if id.attempt <= self.attempt && id != self.next_round() {
-            return;
-        }
-        if id.attempt > self.attempt {
-            self.attempt_began = now;
-        }
-        self.attempt = id.attempt;
-        self.retry = None;
-        self.retire(now);
-        self.round = Some(early.unwrap_or_else(|| env.round(now, id)));
-        self.advance(now, env);
-    }
-
-    fn next_round(&self) -> RoundId {
-        let round = self.round.as_ref().map_or(0, |r| r.id.round.saturating_add(1));
-        RoundId { attempt: self.attempt, round }
-    }
-
-    /// Puts the round's ports aside until nothing can come of them any more.
-    fn retire(&mut self, now: Instant) {
-        if let Some(round) = self.round.take() {
-            let until = round.end().map_or(now, |end| end.min(now + HOLD));
-            self.retired.push((round.ports, until));
-        }
-    }
-
-    /// An own attempt begins, and the other side is asked to join in.
-    fn attempt(&mut self, now: Instant, id: RoundId, env: &mut Env) {
-        let _ = self.line.send(now, PeerMessage::Prepare { id });
-        self.line.ping(now);
-        self.begin(now, id, None, env);
     }
 
     /// Everything that follows from the time and from what is known.
@@ -208,124 +158,6 @@ impl Peer {
         } else if self.round.as_ref().is_some_and(|r| Self::overdue(r, now)) {
             self.retire(now);
         }
-    }
-
-    fn overdue(round: &Round, now: Instant) -> bool {
-        round.end().map_or(round.age(now) >= ATTEMPT, |end| end <= now)
-    }
-
-    /// The initiator's part: starts rounds, and gives them up.
-    fn lead(&mut self, now: Instant, env: &mut Env) {
-        let Some(round) = &self.round else {
-            if self.retry.is_some_and(|at| at <= now) {
-                self.attempt(now, self.next_attempt(), env);
-            }
-            return;
-        };
-        if round.end().is_some_and(|end| end <= now) {
-            self.round_failed(now, "no connection was completed".into(), env);
-        } else if round.at.is_none() && round.age(now) >= PREPARE {
-            let why = if round.mine.is_none() {
-                "the probes got no answer"
-            } else {
-                "the other side did not answer"
-            };
-            self.round_failed(now, why.into(), env);
-        } else if round.at.is_none() && round.mine.is_some() && round.theirs.is_some() {
-            self.start(now, env);
-        }
-    }
-
-    /// Agrees on the instant.
-    fn start(&mut self, now: Instant, env: &mut Env) {
-        let Some((lead, (sample, after_us))) = self.line.instant(now) else { return };
-        let Some(round) = &mut self.round else { return };
-        let (Some(mine), Some(theirs)) = (&round.mine, &round.theirs) else { return };
-        let window = round.age(now) + lead;
-        let plan = match round.plan(true, Budget::FULL, window) {
-            Ok(plan) => plan,
-            Err(why) => return self.hopeless(now, why, env),
-        };
-        let start = Start {
-            id: round.id,
-            plan: PLAN_VERSION,
-            budget: Budget::FULL.openings,
-            window_ms: u16::try_from(window.as_millis()).unwrap_or(u16::MAX),
-            digest: nat::digest(mine, theirs),
-            after_us,
-            sample,
-        };
-        self.open(now, now + lead, plan, env);
-        let _ = self.line.send(now, PeerMessage::Start(start));
-    }
-
-    /// The responder's part of agreeing on the instant.
-    fn started(&mut self, now: Instant, start: Start, env: &mut Env) {
-        let id = start.id;
-        let answer = match self.try_start(now, start, env) {
-            Ok(()) => PeerMessage::Started { id },
-            Err(why) => PeerMessage::NotStarted { id, why },
-        };
-        let _ = self.line.send(now, answer);
-    }
-
-    fn try_start(&mut self, now: Instant, start: Start, env: &mut Env) -> Result<(), StartRefusal> {
-        let round = self.round.as_mut().filter(|r| r.id == start.id && r.at.is_none());
-        let round = round.ok_or(StartRefusal::Late)?;
-        let (Some(mine), Some(theirs)) = (&round.mine, &round.theirs) else {
-            return Err(StartRefusal::Digest);
-        };
-        if start.plan != PLAN_VERSION {
-            return Err(StartRefusal::Plan);
-        }
-        if start.digest != nat::digest(theirs, mine) {
-            return Err(StartRefusal::Digest);
-        }
-        let at = self.line.resolve(start.sample, start.after_us).ok_or(StartRefusal::Late)?;
-        if at + schedule::OPENING_WINDOW <= now || at > now + schedule::LONGEST_LEAD * 2 {
-            return Err(StartRefusal::Late);
-        }
-        let budget = Budget { openings: start.budget }.min(Budget::FULL);
-        let window = Duration::from_millis(start.window_ms.into());
-        let plan = round.plan(false, budget, window).map_err(|_| StartRefusal::Plan)?;
-        self.open(now, at, plan, env);
-        Ok(())
-    }
-
-    /// The instant is agreed.
-    fn open(&mut self, now: Instant, at: Instant, plan: Plan, env: &mut Env) {
-        let Some(round) = &mut self.round else { return };
-        let proved = self.line.direct().map(|a| a.ip());
-        let openings = round.open(at, plan, env.server, proved, env.out);
-        let (id, lead) = (round.id, at.saturating_duration_since(now));
-        env.out.push_back(Output::Event(Event::Opening { peer: self.id, id, lead, openings }));
-    }
-
-    /// The round brought nothing: another one, or a pause.
-    fn round_failed(&mut self, now: Instant, why: String, env: &mut Env) {
-        let next = self.next_round();
-        let id = self.round.as_ref().map_or(next, |r| r.id);
-        let began = self.attempt_began;
-        self.retire(now);
-        let again = now.saturating_duration_since(began) < ATTEMPT && next.round != 0;
-        let pause = if again { Duration::ZERO } else { self.back_off(now, env) };
-        env.out.push_back(Output::Event(Event::RoundFailed { peer: self.id, id, why, next: pause }));
-        if again {
-            self.attempt(now, next, env);
-        }
-    }
-
-    fn back_off(&mut self, now: Instant, env: &mut Env) -> Duration {
-        let pause = schedule::pause(self.failures, env.rng.random());
-        self.failures = self.failures.saturating_add(1);
-        self.retry = Some(now + pause);
-        pause
-    }
-
-    fn hopeless(&mut self, now: Instant, why: String, env: &mut Env) {
-        self.retire(now);
-        self.back_off(now, env);
-        env.out.push_back(Output::Event(Event::Hopeless { peer: self.id, why }));
     }
 
     /// What the other side says.
@@ -410,20 +242,6 @@ impl Peer {
     /// Has this connection.
     pub(super) fn holds(&self, conn: ConnId) -> bool {
         self.candidates.holds(conn)
-    }
-
-    /// When the initiator's line has been silent for too long while it is needed: a new introduction is
-    /// wanted then.
-    pub(super) fn silent_at(&self) -> Option<Instant> {
-        let needed = self.initiator && self.link.is_none() && self.closing.is_none();
-        needed.then(|| self.line.heard() + SILENT)
-    }
-
-    /// A new line is there: an attempt that got nowhere on the old one begins again.
-    pub(super) fn begin_again(&mut self, now: Instant, env: &mut Env) {
-        if self.link.is_none() && self.round.as_ref().is_none_or(|r| r.at.is_none()) {
-            self.attempt(now, self.next_attempt(), env);
-        }
     }
 
     pub(super) fn bound(
@@ -519,10 +337,12 @@ impl Peer {
 
     fn nominated(&mut self, now: Instant, conn: ConnId, nominated: Nominated, env: &mut Env) {
         let Nominated { link, surplus, remote, lan, since } = nominated;
-        if self.link.is_some_and(|current| link.epoch <= current) {
+        // A connection of an earlier round may finish its handshake after the link that was chosen then
+        // is lost: the session has no use for it.
+        if link.epoch <= self.newest {
             return env.out.push_back(Output::Close { conn });
         }
-        self.link = Some(link.epoch);
+        (self.link, self.newest) = (Some(link.epoch), link.epoch);
         self.links += 1;
         self.failures = 0;
         self.retry = None;
@@ -558,13 +378,4 @@ pub(super) enum Completed {
     Accepted(SocketAddr),
     /// It is the opening of that number.
     Opening(u32),
-}
-
-fn refusal(why: StartRefusal) -> &'static str {
-    match why {
-        StartRefusal::Digest => "the other side has other predictions than ours",
-        StartRefusal::Late => "the agreed instant reached the other side too late",
-        StartRefusal::Plan => "the other side plans by another version: update the older one",
-        StartRefusal::Busy => "the other side's NAT is busy with another client",
-    }
 }

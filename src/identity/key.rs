@@ -98,7 +98,7 @@ mod tests {
         load_or_create(&path, seed(1)).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        let error = load_or_create(&path, seed(1)).err().expect("refused").to_string();
+        let error = load_or_create(&path, seed(1)).expect_err("refused").to_string();
         assert!(error.contains("mode 0640") && error.contains("chmod 600"), "{error}");
     }
 
@@ -107,7 +107,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("identity.key");
         file::replace(&path, "# comment\nsecretsecret\n", Access::Secret).unwrap();
-        let error = load_or_create(&path, seed(1)).err().expect("refused").to_string();
+        let error = load_or_create(&path, seed(1)).expect_err("refused").to_string();
         assert!(error.contains("identity.key:2: this is not a private key"), "{error}");
         assert!(!error.contains("secretsecret"), "{error}");
     }

@@ -168,10 +168,11 @@ impl Agent {
             Input::Stop => {
                 self.stops_at.get_or_insert_with(|| clock::now() + FAREWELL);
             }
-            Input::LinkLost { peer, epoch } => {
-                if !self.tunnels.get(peer).is_some_and(|tunnel| tunnel.has_lost(*epoch)) {
-                    return;
-                }
+            // A newer link may have come since.
+            Input::LinkLost { peer, epoch }
+                if !self.tunnels.get(peer).is_some_and(|tunnel| tunnel.has_lost(*epoch)) =>
+            {
+                return;
             }
             Input::End { peer, why } => self.end(*peer, *why),
             _ => {}
@@ -225,14 +226,7 @@ impl Agent {
         }
     }
 
-    fn begin(
-        &mut self,
-        peer: PeerId,
-        key: PublicKey,
-        invite: Option<u64>,
-        keys: EpochKeys,
-        initiator: bool,
-    ) {
+    fn begin(&mut self, peer: PeerId, key: PublicKey, invite: Option<u64>, keys: EpochKeys, initiator: bool) {
         if let Err(why) = self.admission.admitted(&key, invite) {
             self.endpoint.handle(clock::now(), Input::End { peer, why });
             return;

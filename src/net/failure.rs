@@ -99,8 +99,7 @@ impl Watcher {
     /// Runs until the client is over.
     pub(super) async fn run(mut self) {
         let silent = Failure::ServerSilent { since: self.patience };
-        let mut seen =
-            Seen { deadline: Some((clock::now() + self.patience, silent)), connected: false };
+        let mut seen = Seen { deadline: Some((clock::now() + self.patience, silent)), connected: false };
         let failure = loop {
             let at = seen.deadline.as_ref().map(|(at, _)| *at);
             tokio::select! {

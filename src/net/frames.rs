@@ -19,9 +19,9 @@ pub(crate) async fn read_frame<'b, R: AsyncRead + Unpin>(
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         Err(error) => return Err(error),
     };
-    let frame = buffer.get_mut(..length).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidData, format!("a datagram of {length} bytes"))
-    })?;
+    let frame = buffer
+        .get_mut(..length)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("a datagram of {length} bytes")))?;
     reader.read_exact(frame).await?;
     Ok(Some(frame))
 }

@@ -1,6 +1,6 @@
 //! A host: exposes services under a name.
 
-use std::{collections::BTreeSet, future::Future, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use tokio::{
     sync::{Mutex, mpsc},
@@ -179,20 +179,14 @@ async fn serve_all(exposed: Arc<Exposed>, tunnel: Arc<Tunnel>) {
 }
 
 /// One stream, from OPEN to its end.
-fn serve(
-    exposed: Arc<Exposed>,
-    stream: Stream,
-    request: OpenRequest,
-) -> impl Future<Output = ()> + Send + 'static {
-    async move {
-        match exposed.find(&request) {
-            Ok(Found::Service(service)) => forward::serve(service, &stream).await,
-            Ok(Found::Label(service)) => {
-                let incoming = Incoming { service: service.clone(), stream };
-                exposed.handed.send(incoming).await.ok();
-            }
-            Err(reason) => stream.reset(reason),
+async fn serve(exposed: Arc<Exposed>, stream: Stream, request: OpenRequest) {
+    match exposed.find(&request) {
+        Ok(Found::Service(service)) => forward::serve(service, &stream).await,
+        Ok(Found::Label(service)) => {
+            let incoming = Incoming { service: service.clone(), stream };
+            exposed.handed.send(incoming).await.ok();
         }
+        Err(reason) => stream.reset(reason),
     }
 }
 

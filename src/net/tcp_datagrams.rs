@@ -63,7 +63,11 @@ impl TcpDatagrams {
 }
 
 /// Connects whenever there is something to send, until the sender is dropped.
-async fn keep_connected(to: SocketAddr, mut waiting: mpsc::Receiver<Vec<u8>>, arrived: mpsc::Sender<Arrived>) {
+async fn keep_connected(
+    to: SocketAddr,
+    mut waiting: mpsc::Receiver<Vec<u8>>,
+    arrived: mpsc::Sender<Arrived>,
+) {
     let mut pause = FIRST_PAUSE;
     while let Some(first) = waiting.recv().await {
         let began = clock::now();

@@ -6,12 +6,30 @@ use std::{
     time::Instant,
 };
 
-use super::{Source, directory::NodeRef, limits::ASSOCIATION_TIMEOUT, rates::Prefix};
+use super::{
+    Source,
+    directory::{NodeRef, To},
+    limits::ASSOCIATION_TIMEOUT,
+    rates::Prefix,
+};
 use crate::{
     channel::Channel,
     secure::PublicKey,
     wire::server::{FromServer, ToServer},
 };
+
+/// The address family of an association: a node has at most one association over each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+impl From<Source> for Family {
+    fn from(source: Source) -> Self {
+        if source.observed().is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+}
 
 /// Who a node is, on the wire: its key, and what it drew for this run.
 pub(super) type NodeName = (PublicKey, [u8; 16]);
@@ -28,7 +46,7 @@ pub(super) struct Association {
     pub(super) reply: Option<Vec<u8>>,
     /// Messages for which the channel has no room yet.
     pub(super) backlog: VecDeque<FromServer>,
-    family: usize,
+    pub(super) family: Family,
     counted_for: Prefix,
     wakes: Instant,
 }
@@ -71,7 +89,7 @@ pub(super) struct Associations {
 
 struct Node {
     name: NodeName,
-    by_family: [Option<u32>; 2],
+    by_family: [Option<u32>; 2], // by Family
     /// The association that was heard last.
     newest: u32,
 }
@@ -118,7 +136,7 @@ impl Associations {
 
     /// The association that a new one over that family would replace.
     pub(super) fn replaced_by(&self, name: &NodeName, source: Source) -> Option<u32> {
-        self.nodes.get(self.by_name.get(name)?)?.by_family.get(family(source)).copied().flatten()
+        self.nodes.get(self.by_name.get(name)?)?.by_family[Family::from(source) as usize]
     }
 
     /// Takes a new one in. The one that it replaces is to be [removed](Self::remove) *after* that, so that
@@ -126,11 +144,11 @@ impl Associations {
     pub(super) fn insert(&mut self, now: Instant, joining: Joining) {
         let Joining { name, source, index, channel, reply } = joining;
         let node = self.node(name);
-        let family = family(source);
+        let family = Family::from(source);
         let counted_for = Prefix::from(source.addr);
         *self.by_source.entry(counted_for).or_default() += 1;
         let entry = self.nodes.entry(node).or_insert(Node { name, by_family: [None; 2], newest: index });
-        entry.by_family[family] = Some(index);
+        entry.by_family[family as usize] = Some(index);
         entry.newest = index;
         let association = Association {
             node,
@@ -159,8 +177,8 @@ impl Associations {
         }
         let mut node_left = false;
         if let Some(node) = self.nodes.get_mut(&association.node) {
-            if node.by_family[association.family] == Some(index) {
-                node.by_family[association.family] = None;
+            if node.by_family[association.family as usize] == Some(index) {
+                node.by_family[association.family as usize] = None;
             }
             match node.by_family.iter().flatten().next() {
                 Some(other) if node.newest == index => node.newest = *other,
@@ -185,9 +203,10 @@ impl Associations {
         }
     }
 
-    /// The association over which a node was heard last.
-    pub(super) fn newest(&self, node: NodeRef) -> Option<u32> {
-        Some(self.nodes.get(&node)?.newest)
+    /// The association over which a message goes.
+    pub(super) fn route(&self, to: To) -> Option<u32> {
+        let node = self.nodes.get(&to.node)?;
+        Some(to.family.and_then(|family| node.by_family[family as usize]).unwrap_or(node.newest))
     }
 
     /// Where a node's UDP datagrams come from, IPv4 and IPv6.
@@ -195,7 +214,7 @@ impl Associations {
         let Some(node) = self.nodes.get(&node) else { return [None; 2] };
         node.by_family.map(|index| {
             let source = self.by_index.get(&index?)?.source;
-            source.udp.then_some(source.addr)
+            source.udp.then_some(source.observed())
         })
     }
 
@@ -218,8 +237,4 @@ impl Associations {
     pub(super) fn due(&self, now: Instant) -> Option<u32> {
         self.timers.first().filter(|(at, _)| *at <= now).map(|(_, index)| *index)
     }
-}
-
-fn family(source: Source) -> usize {
-    usize::from(source.addr.ip().to_canonical().is_ipv6())
 }

@@ -14,6 +14,7 @@ use std::{
 
 use super::{
     Limits,
+    associations::Family,
     names::{Names, is_name},
     rates::Prefix,
     relations::{Relation, RelationId, Relations, Side},
@@ -39,7 +40,7 @@ pub(super) struct Directory {
     /// The same by name, for when it appears.
     awaited: BTreeSet<(String, NodeRef, u32)>,
     relations: Relations,
-    said: VecDeque<(NodeRef, FromServer)>,
+    said: VecDeque<(To, FromServer)>,
 }
 
 struct Node {
@@ -53,6 +54,7 @@ struct Node {
 
 struct Wanted {
     name: String,
+    family: Family,
     /// Message 1 for the host; `None` for a mere question.
     hello: Option<Blob>,
 }
@@ -64,6 +66,24 @@ pub(super) struct Arrival {
     /// Seconds since 1970.
     pub(super) unix_secs: u64,
     pub(super) source: Prefix,
+    /// Over which of its associations.
+    pub(super) family: Family,
+}
+
+impl Arrival {
+    /// Where the answer goes.
+    fn back_to(self, node: NodeRef) -> To {
+        To { node, family: Some(self.family) }
+    }
+}
+
+/// Where a message is to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct To {
+    pub(super) node: NodeRef,
+    /// Over this of its associations if it is alive: a client hears about a request or relation where it
+    /// last spoke about it. Otherwise, and with `None`, over the one that was heard last.
+    pub(super) family: Option<Family>,
 }
 
 impl Directory {
@@ -96,9 +116,9 @@ impl Directory {
     pub(super) fn leave(&mut self, unix_secs: u64, node: NodeRef) {
         self.unregister(unix_secs, node);
         for (id, relation) in self.relations.of(node) {
-            let other = if relation.client.node == node { relation.host } else { relation.client };
             self.relations.remove(id);
-            self.say(other.node, FromServer::Gone { relation: other.number });
+            let (to, relation) = relation.other(relation.client.node == node);
+            self.say(to, FromServer::Gone { relation });
         }
         let requests: Vec<u32> =
             self.waiting.range((node, 0)..=(node, u32::MAX)).map(|((_, request), _)| *request).collect();
@@ -115,12 +135,16 @@ impl Directory {
             ToServer::Unregister => self.unregister(at.unix_secs, node),
             ToServer::Find { request, name } => self.want(at, node, request, name, None),
             ToServer::Introduce { request, name, hello } => self.want(at, node, request, name, Some(hello)),
-            ToServer::Cancel { request } => self.cancel(node, request),
-            ToServer::Accept { relation, reply } => self.accept(node, relation, reply),
-            ToServer::Decline { relation, why } => self.decline(node, relation, why),
+            ToServer::Cancel { request } => self.cancel(Side { node, number: request }),
+            ToServer::Accept { relation, reply } => {
+                self.accept(at.family, Side { node, number: relation }, reply);
+            }
+            ToServer::Decline { relation, why } => self.decline(Side { node, number: relation }, why),
             ToServer::Relay { relation, datagram } => {
-                if let Some(to) = self.relations.relay(at.now, node, relation, datagram.0.len()) {
-                    self.say(to.node, FromServer::Relay { relation: to.number, datagram });
+                let from = Side { node, number: relation };
+                let relayed = self.relations.relay(at.now, at.family, from, datagram.0.len());
+                if let Some((to, relation)) = relayed {
+                    self.say(to, FromServer::Relay { relation, datagram });
                 }
             }
             ToServer::Ping { .. } => {}
@@ -128,7 +152,7 @@ impl Directory {
     }
 
     /// The next message for a client.
-    pub(super) fn poll_said(&mut self) -> Option<(NodeRef, FromServer)> {
+    pub(super) fn poll_said(&mut self) -> Option<(To, FromServer)> {
         self.said.pop_front()
     }
 
@@ -137,7 +161,7 @@ impl Directory {
         (self.waiting.len(), self.relations.len())
     }
 
-    fn say(&mut self, to: NodeRef, message: FromServer) {
+    fn say(&mut self, to: To, message: FromServer) {
         self.said.push_back((to, message));
     }
 
@@ -146,19 +170,21 @@ impl Directory {
     /// newest, and the other is told: each change of hands ends one run's claim, so it ends.
     fn register(&mut self, at: Arrival, node: NodeRef, name: String) {
         let Some(key) = self.nodes.get(&node).map(|n| n.key) else { return };
+        let here = at.back_to(node);
         let before = match self.names.claim(at.now, at.unix_secs, at.source, &name, key, node) {
             Ok(before) => before,
-            Err(why) => return self.say(node, FromServer::NotRegistered { why }),
+            Err(why) => return self.say(here, FromServer::NotRegistered { why }),
         };
         if let Some(registered) = self.nodes.get_mut(&node) {
             registered.holds.insert(name.clone());
         }
-        self.say(node, FromServer::Registered);
+        self.say(here, FromServer::Registered);
         if let Some(before) = before.filter(|before| *before != node) {
             if let Some(loser) = self.nodes.get_mut(&before) {
                 loser.holds.remove(&name);
             }
-            self.say(before, FromServer::NotRegistered { why: NameRefusal::Taken });
+            let loser = To { node: before, family: None };
+            self.say(loser, FromServer::NotRegistered { why: NameRefusal::Taken });
             self.put_back(at.unix_secs, before, &name);
         }
         self.answer_waiting(at, &name, node, key);
@@ -169,26 +195,24 @@ impl Directory {
         let requests: Vec<(NodeRef, u32)> = self.awaited.range(awaited).map(|(_, n, r)| (*n, *r)).collect();
         for (client, request) in requests {
             let Some(wanted) = self.forget(client, request) else { continue };
-            self.answer(at, client, request, wanted, host, key);
+            self.answer(at.now, Side { node: client, number: request }, wanted, host, key);
         }
     }
 
-    fn answer(
-        &mut self,
-        at: Arrival,
-        client: NodeRef,
-        request: u32,
-        wanted: Wanted,
-        host: NodeRef,
-        key: PublicKey,
-    ) {
-        let Some(hello) = wanted.hello else {
-            return self.say(client, FromServer::Found { request, key: key.0 });
+    /// The name is there.
+    fn answer(&mut self, now: Instant, client: Side, wanted: Wanted, host: NodeRef, key: PublicKey) {
+        let Wanted { name, family, hello } = wanted;
+        let back = To { node: client.node, family: Some(family) };
+        let request = client.number;
+        let Some(hello) = hello else {
+            return self.say(back, FromServer::Found { request, key: key.0 });
         };
-        let client = Side { node: client, number: request };
-        match self.relations.begin(at.now, client, host, wanted.name, hello.clone()) {
-            Some(relation) => self.say(host, FromServer::Introduction { relation, hello }),
-            None => self.say(client.node, FromServer::Declined { request, why: Decline::Busy }),
+        match self.relations.begin(now, client, family, host, name, hello.clone()) {
+            Some(relation) => {
+                let host = To { node: host, family: None };
+                self.say(host, FromServer::Introduction { relation, hello });
+            }
+            None => self.say(back, FromServer::Declined { request, why: Decline::Busy }),
         }
     }
 
@@ -206,56 +230,63 @@ impl Directory {
             let unanswered = relation.host.node == host && relation.reply.is_none();
             // A node that asked for itself has both sides of one relation.
             if unanswered && relation.name == name && self.relations.remove(id).is_some() {
-                let Side { node, number } = relation.client;
-                self.keep(
-                    unix_secs,
-                    node,
-                    number,
-                    Wanted { name: relation.name, hello: Some(relation.hello) },
-                );
+                let Relation { client, client_family: family, name, hello, .. } = relation;
+                self.keep(unix_secs, client, Wanted { name, family, hello: Some(hello) });
             }
         }
     }
 
     fn want(&mut self, at: Arrival, node: NodeRef, request: u32, name: String, hello: Option<Blob>) {
+        let here = at.back_to(node);
+        let client = Side { node, number: request };
+        let not_kept = |why| FromServer::NotKept { request, why };
         if !is_name(&name) || hello.as_ref().is_some_and(|hello| hello.0.len() > MAX_BODY) {
-            return self.say(node, FromServer::NotKept { request, why: RequestRefusal::Malformed });
+            return self.say(here, not_kept(RequestRefusal::Malformed));
         }
         self.forget(node, request);
-        if let Some((id, relation)) = self.relations.find(node, request) {
-            if relation.client.node != node {
+        if let Some((id, relation)) = self.relations.find(client) {
+            if relation.client != client {
                 // The number is that of a relation in which this node is the host.
-                return self.say(node, FromServer::NotKept { request, why: RequestRefusal::Malformed });
+                return self.say(here, not_kept(RequestRefusal::Malformed));
             }
             if hello.as_ref() == Some(&relation.hello) && relation.name == name {
-                if let Some(reply) = relation.reply.clone() {
-                    let (client, host) = (relation.client, relation.host);
-                    self.introduced(client, host, reply);
-                }
-                return;
+                return self.repeat(at.family, id);
             }
-            self.hang_up(id);
+            // Another introduction under the same number.
+            self.relations.remove(id);
+            let (to, relation) = relation.other(true);
+            self.say(to, FromServer::Gone { relation });
         }
         let open = self.nodes.get(&node).map_or(usize::MAX, |n| n.waits + self.relations.asked_by(node));
         if open >= self.limits.requests_per_client || self.waiting.len() >= self.limits.requests {
-            return self.say(node, FromServer::NotKept { request, why: RequestRefusal::Full });
+            return self.say(here, not_kept(RequestRefusal::Full));
         }
-        let wanted = Wanted { name, hello };
+        let wanted = Wanted { name, family: at.family, hello };
         let holder = self.names.holder(&wanted.name);
         match holder.and_then(|host| Some((host, self.nodes.get(&host)?.key))) {
-            Some((host, key)) => self.answer(at, node, request, wanted, host, key),
-            None => self.keep(at.unix_secs, node, request, wanted),
+            Some((host, key)) => self.answer(at.now, client, wanted, host, key),
+            None => self.keep(at.unix_secs, client, wanted),
         }
     }
 
-    fn keep(&mut self, unix_secs: u64, node: NodeRef, request: u32, wanted: Wanted) {
+    /// The client asks for what it has asked for before: it may not have heard the answer.
+    fn repeat(&mut self, family: Family, id: RelationId) {
+        let Some(relation) = self.relations.get_mut(id) else { return };
+        relation.client_family = family;
+        let relation = relation.clone();
+        self.introduced(&relation);
+    }
+
+    fn keep(&mut self, unix_secs: u64, client: Side, wanted: Wanted) {
+        let Side { node, number: request } = client;
         let last_seen = self.names.unseen_for(unix_secs, &wanted.name);
         if let Some(node) = self.nodes.get_mut(&node) {
             node.waits += 1;
         }
+        let to = To { node, family: Some(wanted.family) };
         self.awaited.insert((wanted.name.clone(), node, request));
         self.waiting.insert((node, request), wanted);
-        self.say(node, FromServer::Absent { request, last_seen });
+        self.say(to, FromServer::Absent { request, last_seen });
     }
 
     fn forget(&mut self, node: NodeRef, request: u32) -> Option<Wanted> {
@@ -267,38 +298,42 @@ impl Directory {
         Some(wanted)
     }
 
-    fn cancel(&mut self, node: NodeRef, number: u32) {
-        self.forget(node, number);
-        if let Some((id, relation)) = self.relations.find(node, number) {
-            let other =
-                if relation.client == (Side { node, number }) { relation.host } else { relation.client };
+    fn cancel(&mut self, side: Side) {
+        self.forget(side.node, side.number);
+        if let Some((id, relation)) = self.relations.find(side) {
             self.relations.remove(id);
-            self.say(other.node, FromServer::Gone { relation: other.number });
+            let (to, relation) = relation.other(relation.client == side);
+            self.say(to, FromServer::Gone { relation });
         }
     }
 
-    /// Ends a relation for the host only: the client begins anew under the same number.
-    fn hang_up(&mut self, id: RelationId) {
-        if let Some(Relation { host, .. }) = self.relations.remove(id) {
-            self.say(host.node, FromServer::Gone { relation: host.number });
-        }
-    }
-
-    fn accept(&mut self, node: NodeRef, number: u32, reply: Blob) {
+    /// The host lets the client in. Of the relations that the two had before, the last one stays, because
+    /// the host may use it until the client has proved itself in the new one; those before it are over.
+    fn accept(&mut self, family: Family, host: Side, reply: Blob) {
         if reply.0.len() > MAX_BODY {
             // It could not be passed on.
-            return self.decline(node, number, Decline::Handshake);
+            return self.decline(host, Decline::Handshake);
         }
-        let Some((client, host)) = self.relations.accept(node, number, reply.clone()) else { return };
-        self.introduced(client, host, reply);
-        let addresses = self.common_addresses(host.node, client.node);
-        let relation = host.number;
-        self.say(host.node, FromServer::Introduced { relation, addresses, reply: Blob::default() });
+        let Some((id, relation)) = self.relations.accept(family, host, reply) else { return };
+        self.introduced(&relation);
+        let addresses = self.common_addresses(host.node, relation.client.node);
+        let (to, number) = relation.other(true);
+        self.say(to, FromServer::Introduced { relation: number, addresses, reply: Blob::default() });
+        let before = self.relations.accepted_before(id, relation.client.node, host.node);
+        for (id, relation) in before.into_iter().rev().skip(1) {
+            self.relations.remove(id);
+            for (to, relation) in [relation.other(true), relation.other(false)] {
+                self.say(to, FromServer::Gone { relation });
+            }
+        }
     }
 
-    fn introduced(&mut self, client: Side, host: Side, reply: Blob) {
-        let addresses = self.common_addresses(client.node, host.node);
-        self.say(client.node, FromServer::Introduced { relation: client.number, addresses, reply });
+    /// To the client, if the host has accepted.
+    fn introduced(&mut self, relation: &Relation) {
+        let Some(reply) = relation.reply.clone() else { return };
+        let addresses = self.common_addresses(relation.client.node, relation.host.node);
+        let (to, relation) = relation.other(false);
+        self.say(to, FromServer::Introduced { relation, addresses, reply });
     }
 
     /// The addresses of `other`, in the families that `node` has as well.
@@ -307,14 +342,14 @@ impl Directory {
         of(node).into_iter().zip(of(other)).filter_map(|(mine, theirs)| mine.and(theirs)).collect()
     }
 
-    fn decline(&mut self, node: NodeRef, number: u32, why: Decline) {
-        if let Some((id, relation)) = self.relations.find(node, number)
-            && relation.host == (Side { node, number })
+    fn decline(&mut self, host: Side, why: Decline) {
+        if let Some((id, relation)) = self.relations.find(host)
+            && relation.host == host
             && relation.reply.is_none()
         {
-            let client = relation.client;
             self.relations.remove(id);
-            self.say(client.node, FromServer::Declined { request: client.number, why });
+            let (to, request) = relation.other(false);
+            self.say(to, FromServer::Declined { request, why });
         }
     }
 }

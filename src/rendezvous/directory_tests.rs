@@ -10,7 +10,7 @@ impl Directory {
         for ((node, request), wanted) in &self.waiting {
             assert!(self.awaited.contains(&(wanted.name.clone(), *node, *request)));
             assert!(self.names.holder(&wanted.name).is_none(), "{} is there", wanted.name);
-            assert!(self.relations.find(*node, *request).is_none());
+            assert!(self.relations.find(Side { node: *node, number: *request }).is_none());
         }
         for (node, state) in &self.nodes {
             let waits = self.waiting.keys().filter(|(n, _)| n == node).count();
@@ -67,12 +67,12 @@ fn whatever_clients_say_the_tables_agree_and_are_empty_when_all_have_left() {
             } else {
                 directory.enter(node, key);
                 let message = anything(&mut rng, heard.get(&node).map_or(&[], |numbers| numbers));
-                let at = Arrival { now: start(), unix_secs: step, source: Prefix::V4(1) };
+                let at = Arrival { now: start(), unix_secs: step, source: Prefix::V4(1), family: Family::V4 };
                 directory.handle(at, node, message);
             }
             while let Some((to, message)) = directory.poll_said() {
                 if let FromServer::Introduction { relation, .. } = message {
-                    heard.entry(to).or_default().push(relation);
+                    heard.entry(to.node).or_default().push(relation);
                 }
             }
             directory.check();

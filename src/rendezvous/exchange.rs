@@ -2,8 +2,8 @@
 
 use super::{
     Server, Source,
-    associations::{Joining, NodeName},
-    directory::{Arrival, NodeRef},
+    associations::{Family, Joining, NodeName},
+    directory::{Arrival, To},
     limits::MAX_BACKLOG,
 };
 use crate::{
@@ -38,13 +38,22 @@ impl Server {
         let node = self.associations.node(name);
         self.directory.enter(node, name.0);
         let ack = hello.body.kept.len() as u32;
-        let at = Arrival { now, unix_secs, source: from.addr.into() };
+        let at = Arrival { now, unix_secs, source: from.addr.into(), family: from.into() };
         for message in hello.body.kept {
             self.directory.handle(at, node, message);
         }
-        let (mine, others) = self.said(node);
+        // What goes to this very association travels in REPLY.
+        let here = To { node, family: Some(Family::from(from)) };
+        let (mut mine, mut others) = (Vec::new(), Vec::new());
+        while let Some((to, message)) = self.directory.poll_said() {
+            if to.node == here.node && (to.family.is_none() || to == here) {
+                mine.push(message);
+            } else {
+                others.push((to, message));
+            }
+        }
         let mut answer = ServerHello {
-            observed: from.addr,
+            observed: from.observed(),
             udp: from.udp,
             body: Body { ack, seq: 0, kept: mine, once: Vec::new() },
         };
@@ -65,7 +74,7 @@ impl Server {
         self.associations.insert(now, Joining { name, source: from, index, channel, reply });
         let removed = replaced.and_then(|old| self.associations.remove(old));
         let unfinished = removed.into_iter().flat_map(|r| r.association.into_unacknowledged());
-        let mine = unfinished.chain(later.into_iter().rev()).map(|message| (node, message));
+        let mine = unfinished.chain(later.into_iter().rev()).map(|message| (here, message));
         self.directory.set_addresses(node, self.associations.udp_addresses(node));
         for (to, message) in mine.chain(others).collect::<Vec<_>>() {
             self.post(unix_secs, to, message);
@@ -103,7 +112,7 @@ impl Server {
                     told = true;
                 }
                 message => {
-                    let at = Arrival { now, unix_secs, source: from.addr.into() };
+                    let at = Arrival { now, unix_secs, source: from.addr.into(), family: from.into() };
                     self.directory.handle(at, node, message);
                 }
             }
@@ -143,28 +152,15 @@ impl Server {
         } else {
             self.directory.set_addresses(node, self.associations.udp_addresses(node));
             for message in removed.association.into_unacknowledged() {
-                self.post(unix_secs, node, message);
+                self.post(unix_secs, To { node, family: None }, message);
             }
         }
     }
 
-    /// What the directory has to say: to `node`, and to others.
-    fn said(&mut self, node: NodeRef) -> (Vec<FromServer>, Vec<(NodeRef, FromServer)>) {
-        let (mut mine, mut others) = (Vec::new(), Vec::new());
-        while let Some((to, message)) = self.directory.poll_said() {
-            if to == node {
-                mine.push(message);
-            } else {
-                others.push((to, message));
-            }
-        }
-        (mine, others)
-    }
-
-    /// Sends one message to a node, over the association on which it was heard last. A client that
+    /// Sends one message to a client. One that
     /// acknowledges nothing for so long that its backlog is full loses its association.
-    fn post(&mut self, unix_secs: u64, to: NodeRef, message: FromServer) {
-        let Some(index) = self.associations.newest(to) else { return };
+    fn post(&mut self, unix_secs: u64, to: To, message: FromServer) {
+        let Some(index) = self.associations.route(to) else { return };
         let Some(association) = self.associations.get_mut(index) else { return };
         if matches!(message, FromServer::Relay { .. }) {
             association.channel.send_once(self.now, message);
@@ -195,7 +191,7 @@ impl Server {
     /// than came from there.
     fn pong(&mut self, index: u32, from: Source, room: usize) {
         let proof = Blob(self.cookies.make(self.now, from, index).to_vec());
-        let pong = FromServer::Pong { observed: from.addr, proof };
+        let pong = FromServer::Pong { observed: from.observed(), proof };
         let Some(association) = self.associations.get_mut(index) else { return };
         if association.source == from {
             association.channel.send_once(self.now, pong);

@@ -9,7 +9,7 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::{
-    Client, ClientEvent, Limits, Server, Source,
+    Client, ClientEvent, Limits, REKEY_AFTER, Server, Source,
     limits::MAX_BACKLOG,
     testing::start,
     world::{DAWN, World, key},
@@ -241,6 +241,18 @@ fn a_client_cannot_turn_the_server_on_an_address_where_it_does_not_receive() {
 }
 
 #[test]
+fn a_dual_stack_socket_makes_no_difference_to_what_clients_are_told() {
+    let mut server = server(Limits::default());
+    let mut client = client(1, 1);
+    let mapped = Source { addr: "[::ffff:10.0.0.1]:5000".parse().expect("an address"), udp: true };
+    talk(&mut server, &mut client, start(), mapped);
+    assert_eq!(client.observed(), Some(udp(1).addr));
+    client.handle_network_change(start() + SECOND);
+    talk(&mut server, &mut client, start() + SECOND, mapped);
+    assert_eq!(client.observed(), Some(udp(1).addr));
+}
+
+#[test]
 fn a_full_server_says_busy_and_one_source_cannot_fill_it() {
     let mut full = server(Limits { associations: 2, ..Limits::default() });
     for n in 0..3 {
@@ -328,6 +340,43 @@ fn a_host_that_acknowledges_nothing_loses_its_association_and_not_the_servers_me
     one.send(start(), ToServer::Find { request: 1, name: "box".into() }).expect("room");
     talk(&mut server, &mut one, start(), udp(2));
     assert!(matches!(heard(&mut one).last(), Some(FromServer::Absent { last_seen: Some(0), .. })));
+}
+
+#[test]
+fn what_is_lost_while_keys_change_is_sent_again_under_the_new_ones() {
+    let mut server = server(Limits::default());
+    let mut host = client(1, 1);
+    host.send(start(), ToServer::Register { name: "box".into() }).expect("room");
+    talk(&mut server, &mut host, start(), udp(1));
+    // The host's keys change; meanwhile a request of it is lost, ...
+    let now = start() + REKEY_AFTER;
+    let mut clock = start();
+    while clock < now {
+        clock += 20 * SECOND;
+        host.handle_timeout(clock);
+        if clock < now {
+            talk(&mut server, &mut host, clock, udp(1));
+        }
+    }
+    let begun = said(&mut host, now);
+    let hello = begun.iter().find(|d| matches!(Packet::parse(d), Ok(Packet::Hello { .. }))).expect("HELLO");
+    let cookies = ask(&mut server, now, udp(1), hello);
+    hear(&mut host, now, cookies);
+    let init = said(&mut host, now).pop().expect("INIT");
+    host.send(now, ToServer::Find { request: 9, name: "nobody".into() }).expect("room");
+    assert_eq!(said(&mut host, now).len(), 1, "lost");
+    // ... and so is an introduction on its way to it.
+    let mut one = client(2, 2);
+    one.handle_timeout(now);
+    let (name, hello) = ("box".to_owned(), Blob(vec![1; 10]));
+    one.send(now, ToServer::Introduce { request: 1, name, hello }).expect("room");
+    talk(&mut server, &mut one, now, udp(2));
+    let replies = ask(&mut server, now, udp(1), &init);
+    hear(&mut host, now, replies);
+    talk(&mut server, &mut host, now, udp(1));
+    let heard = heard(&mut host);
+    assert!(heard.iter().any(|m| matches!(m, FromServer::Introduction { .. })), "{heard:?}");
+    assert!(heard.contains(&FromServer::Absent { request: 9, last_seen: None }), "{heard:?}");
 }
 
 #[test]

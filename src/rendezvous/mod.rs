@@ -55,3 +55,10 @@ pub struct Source {
     /// It is a UDP datagram; otherwise it came behind its length over TCP.
     pub udp: bool,
 }
+
+impl Source {
+    /// The address as everybody else writes it: IPv4 where a dual-stack socket says `::ffff:a.b.c.d`.
+    pub(crate) fn observed(self) -> SocketAddr {
+        SocketAddr::new(self.addr.ip().to_canonical(), self.addr.port())
+    }
+}

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, time::Instant};
 
 use super::{
     Limits,
-    directory::NodeRef,
+    associations::Family,
+    directory::{NodeRef, To},
     rates::{Bucket, Rate},
 };
 use crate::wire::{Blob, peer::MAX_PEER_DATAGRAM};
@@ -30,7 +31,11 @@ pub(super) struct Side {
 #[derive(Debug, Clone)]
 pub(super) struct Relation {
     pub(super) client: Side,
+    /// Where the client last spoke about the relation.
+    pub(super) client_family: Family,
     pub(super) host: Side,
+    /// The same of the host; `None` before it has.
+    pub(super) host_family: Option<Family>,
     /// The name under which the client asked.
     pub(super) name: String,
     /// Message 1.
@@ -39,6 +44,17 @@ pub(super) struct Relation {
     pub(super) reply: Option<Blob>,
     /// Bytes towards the host, and towards the client.
     budgets: [Bucket; 2],
+}
+
+impl Relation {
+    /// Where messages to the host go (to the client otherwise), and what it calls the relation.
+    pub(super) fn other(&self, to_host: bool) -> (To, u32) {
+        if to_host {
+            (To { node: self.host.node, family: self.host_family }, self.host.number)
+        } else {
+            (To { node: self.client.node, family: Some(self.client_family) }, self.client.number)
+        }
+    }
 }
 
 /// All relations.
@@ -68,6 +84,7 @@ impl Relations {
         &mut self,
         now: Instant,
         client: Side,
+        client_family: Family,
         host: NodeRef,
         name: String,
         hello: Blob,
@@ -86,13 +103,15 @@ impl Relations {
         self.by_side.insert(client, id);
         self.by_side.insert(host, id);
         let budgets = [Bucket::new(now); 2];
-        self.by_id.insert(id, Relation { client, host, name, hello, reply: None, budgets });
+        let fresh =
+            Relation { client, client_family, host, host_family: None, name, hello, reply: None, budgets };
+        self.by_id.insert(id, fresh);
         Some(number)
     }
 
-    /// The relation that `node` calls `number`.
-    pub(super) fn find(&self, node: NodeRef, number: u32) -> Option<(RelationId, Relation)> {
-        let id = *self.by_side.get(&Side { node, number })?;
+    /// The relation that has this side.
+    pub(super) fn find(&self, side: Side) -> Option<(RelationId, Relation)> {
+        let id = *self.by_side.get(&side)?;
         Some((id, self.by_id.get(&id)?.clone()))
     }
 
@@ -112,29 +131,63 @@ impl Relations {
         self.by_side.range(all).filter(client).count()
     }
 
-    /// The host lets the client in: both ends, unless `node` is not the host or has answered before.
-    pub(super) fn accept(&mut self, node: NodeRef, number: u32, reply: Blob) -> Option<(Side, Side)> {
-        let host = Side { node, number };
-        let relation = self.by_id.get_mut(self.by_side.get(&host)?)?;
+    pub(super) fn get_mut(&mut self, id: RelationId) -> Option<&mut Relation> {
+        self.by_id.get_mut(&id)
+    }
+
+    /// The host lets the client in, unless `host` is not the host's side or it has answered before.
+    pub(super) fn accept(
+        &mut self,
+        family: Family,
+        host: Side,
+        reply: Blob,
+    ) -> Option<(RelationId, Relation)> {
+        let id = *self.by_side.get(&host)?;
+        let relation = self.by_id.get_mut(&id)?;
         if relation.host != host || relation.reply.is_some() {
             return None;
         }
         relation.reply = Some(reply);
-        Some((relation.client, relation.host))
+        relation.host_family = Some(family);
+        Some((id, relation.clone()))
     }
 
-    /// Where a datagram of `node` goes, if it goes anywhere: the relation is accepted, the datagram not
+    /// Accepted relations of the same two that are older than `id`, the oldest first.
+    pub(super) fn accepted_before(
+        &self,
+        id: RelationId,
+        client: NodeRef,
+        host: NodeRef,
+    ) -> Vec<(RelationId, Relation)> {
+        let theirs = |r: &Relation| r.client.node == client && r.host.node == host && r.reply.is_some();
+        let mut all: Vec<_> = self.of(client).into_iter().filter(|(at, r)| *at < id && theirs(r)).collect();
+        all.sort_by_key(|(id, _)| *id);
+        all.dedup_by_key(|(id, _)| *id);
+        all
+    }
+
+    /// Where a datagram of this side goes, if it goes anywhere: the relation is accepted, the datagram not
     /// too long, and the relation within its rate.
-    pub(super) fn relay(&mut self, now: Instant, node: NodeRef, number: u32, bytes: usize) -> Option<Side> {
-        let from = Side { node, number };
+    pub(super) fn relay(
+        &mut self,
+        now: Instant,
+        family: Family,
+        from: Side,
+        bytes: usize,
+    ) -> Option<(To, u32)> {
         let relation = self.by_id.get_mut(self.by_side.get(&from)?)?;
         if relation.reply.is_none() || bytes > MAX_PEER_DATAGRAM {
             return None;
         }
-        let (to, [towards_host, towards_client]) = (relation.host, &mut relation.budgets);
-        let (to, budget) =
-            if from == relation.client { (to, towards_host) } else { (relation.client, towards_client) };
-        budget.take(now, self.relay, bytes as u32).then_some(to)
+        let by_client = from == relation.client;
+        if by_client {
+            relation.client_family = family;
+        } else {
+            relation.host_family = Some(family);
+        }
+        let [towards_host, towards_client] = &mut relation.budgets;
+        let budget = if by_client { towards_host } else { towards_client };
+        budget.take(now, self.relay, bytes as u32).then(|| relation.other(by_client))
     }
 
     /// Forgets one.

@@ -64,7 +64,7 @@ pub struct ProbeQuestion {
     pub number: u8,
     /// Probes in the batch, at most [`MAX_BATCH`].
     pub count: u8,
-    /// Index of the punch port that it leaves from, below [`MAX_PORTS`](crate::nat::MAX_PORTS).
+    /// Index of the punch port that it leaves from, below [`MAX_PORTS`].
     pub local: u8,
     /// The local port number, so that a server can tell preserving from sequential assignment.
     pub local_port: u16,

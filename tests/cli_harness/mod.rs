@@ -4,11 +4,15 @@
 
 use std::{
     ffi::OsStr,
-    io::Write,
+    io::{BufRead, BufReader, Read, Write},
     path::Path,
-    process::{Command, Output, Stdio},
-    sync::Arc,
+    process::{Child, Command, Output, Stdio},
+    sync::{Arc, mpsc},
+    time::Duration,
 };
+
+/// Nothing takes longer on a machine that works, also where it is slow and busy.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Letters of a key.
 pub(crate) const KEY_LENGTH: usize = 52;
@@ -118,4 +122,123 @@ impl Ran {
             assert!(self.err.contains(words), "{:?} lacks {words:?}", self.err);
         }
     }
+}
+
+/// A program that runs beside the test, and is killed when dropped.
+pub(crate) struct Running {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+    /// Everything that was read so far, for messages.
+    seen: Vec<String>,
+}
+
+impl Running {
+    pub(crate) fn start(mut command: Command) -> Running {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("started");
+        let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Running { child, lines, seen: Vec::new() }
+    }
+
+    /// Waits for the next line with these words.
+    pub(crate) fn line(&mut self, words: &str) -> String {
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => {
+                    self.seen.push(line.clone());
+                    if line.contains(words) {
+                        return line;
+                    }
+                }
+                Err(why) => panic!("no line with {words:?} ({why}) in {:#?}", self.seen),
+            }
+        }
+    }
+
+    /// Sends SIGTERM.
+    #[cfg(unix)]
+    pub(crate) fn terminate(&self) {
+        let id = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw).expect("an id");
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("signalled");
+    }
+
+    /// Waits for the end: code, standard output, and the rest of standard error.
+    pub(crate) fn end(mut self) -> Ran {
+        let mut out = String::new();
+        self.child.stdout.take().expect("a pipe").read_to_string(&mut out).expect("UTF-8");
+        let code = self.child.wait().expect("ended").code().unwrap_or(-1);
+        let err = self.seen.drain(..).chain(self.lines.iter()).map(|line| line + "\n").collect();
+        Ran { code, out, err }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A rendezvous server on the loopback interface.
+pub(crate) struct Server {
+    pub(crate) home: Home,
+    pub(crate) process: Running,
+    /// `HOST:PORT`.
+    pub(crate) address: String,
+    /// Where it answers probes.
+    pub(crate) probes: String,
+}
+
+impl Server {
+    pub(crate) fn start() -> Server {
+        let home = Home::new();
+        let words = ["rendezvous", "--listen", "127.0.0.1:0", "--probe-port", "0"];
+        let mut process = Running::start(home.command(words));
+        let listening = process.line("listening on");
+        let probes = process.line("probes are answered on");
+        let addresses = |line: &str| -> Vec<String> {
+            line.split(' ').filter(|word| word.starts_with("127.0.0.1:")).map(str::to_owned).collect()
+        };
+        let address = addresses(&listening).remove(0);
+        Server { home, process, address, probes: addresses(&probes).join(",") }
+    }
+
+    /// A home whose environment names this server.
+    pub(crate) fn home(&self) -> Home {
+        Home::new()
+            .with("PUNCHTUNNEL_RENDEZVOUS", &self.address)
+            .with("PUNCHTUNNEL_PROBE_SERVER", &self.probes)
+    }
+}
+
+/// A TCP service on the loopback interface that greets, sends everything back, and ends when the
+/// client ends. It lives as long as the process.
+pub(crate) fn echo_service() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                let mut stream = stream;
+                let mut reader = stream.try_clone()?;
+                stream.write_all(b"hello\n")?;
+                std::io::copy(&mut reader, &mut stream)?;
+                stream.shutdown(std::net::Shutdown::Write)
+            });
+        }
+    });
+    port
+}
+
+/// A port that nobody listens on.
+pub(crate) fn closed_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port()
 }

@@ -1,6 +1,9 @@
 use std::net::SocketAddr;
 
-use punchtunnel::endpoint::PeerId;
+use punchtunnel::{
+    endpoint::PeerId,
+    nat::{Filtering, Mapping, Model},
+};
 
 use super::*;
 
@@ -17,7 +20,7 @@ fn narrator(side: Side) -> Narrator {
 }
 
 fn client() -> Narrator {
-    narrator(Side::Client { known: None })
+    narrator(Side::Client { known: None, named: None })
 }
 
 fn address() -> SocketAddr {
@@ -92,7 +95,7 @@ fn a_silent_server_ends_connect_after_ten_seconds_and_expose_never() {
 fn a_changed_host_key_is_told_in_the_words_of_ssh_with_the_line_to_remove() {
     let entry = Entry { line: 7, label: "myhost@vps:7862".into(), key: PublicKey([2; 32]) };
     let known = Some((entry, "/home/me/known_hosts".into()));
-    let narrator = narrator(Side::Client { known });
+    let narrator = narrator(Side::Client { known, named: None });
     for event in [Event::NotProved, Event::Declined(Decline::Handshake)] {
         let (text, code) = fatal(narrator.tell(&event));
         assert!(text.contains("REMOTE HOST IDENTIFICATION HAS CHANGED"), "{text}");

@@ -13,12 +13,7 @@ mod burst;
 mod open;
 mod socket;
 
-use std::{
-    collections::BTreeMap,
-    io,
-    net::SocketAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
 
 use tokio::{
     net::TcpStream,

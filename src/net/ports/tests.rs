@@ -73,7 +73,7 @@ async fn a_probe_asks_hears_and_stays_open_until_the_release() {
 
     let server = tokio::net::TcpListener::bind(loopback(0)).await.unwrap();
     let (mut ports, mine) = bound(2);
-    let question = ProbeQuestion { batch: [3; 16], number: 1, count: 2 };
+    let question = ProbeQuestion { batch: [3; 16], number: 1, count: 2, local: 1, local_port: mine[1] };
     ports.probe(SET, 1, 1, server.local_addr().unwrap(), question);
     let (mut stream, observed) = server.accept().await.unwrap();
     assert_eq!(observed.port(), mine[1]);

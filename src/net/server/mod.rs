@@ -129,7 +129,8 @@ impl Server {
             std::mem::replace(&mut core.writer, Writer::in_memory())
         };
         // Waits for the disk.
-        let finished = tokio::task::spawn_blocking(move || writer.finish(|| shared.lock().server.poll_store()));
+        let finished =
+            tokio::task::spawn_blocking(move || writer.finish(|| shared.lock().server.poll_store()));
         finished.await.ok();
     }
 }

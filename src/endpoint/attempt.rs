@@ -1,0 +1,217 @@
+//! The attempts to reach the other peer: who starts a round, when, and what follows a failure.
+//!
+//! Only the initiator starts attempts. An attempt is a series of rounds, each with fresh ports and its
+//! own plan; after [`ATTEMPT`] without a link it backs off and begins again, for as long as the session
+//! lives.
+
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+
+use super::{
+    Event, Output,
+    peer::{Env, HOLD, Peer},
+    round::Round,
+};
+use crate::{
+    nat,
+    punch::{Budget, PLAN_VERSION, Plan, schedule},
+    wire::peer::{PeerMessage, RoundId, Start, StartRefusal},
+};
+
+/// Longest time from the beginning of a round to its agreed instant: probes that wait for a repeated
+/// SYN, and three messages that are repeated once.
+pub(super) const PREPARE: Duration = Duration::from_secs(8);
+
+/// Longest attempt: published figures and our own say that most successes come in the first round, and
+/// a person waits no longer.
+pub(super) const ATTEMPT: Duration = Duration::from_secs(20);
+
+/// After this much silence on the line an attempt asks for a new introduction.
+const SILENT: Duration = Duration::from_secs(4);
+
+impl Peer {
+    /// The number of the next attempt, for a request to the host that is to prepare it at once.
+    pub(super) fn next_attempt(&self) -> RoundId {
+        RoundId { attempt: self.attempt + 1, round: 0 }
+    }
+
+    /// Goes on with a round that was begun before the other side was known, or begins the attempt of
+    /// that number.
+    pub(super) fn begin(&mut self, now: Instant, id: RoundId, early: Option<Round>, env: &mut Env) {
+        if id.attempt <= self.attempt && id != self.next_round() {
+            return;
+        }
+        if id.attempt > self.attempt {
+            self.attempt_began = now;
+        }
+        self.attempt = id.attempt;
+        self.retry = None;
+        self.retire(now);
+        self.round = Some(early.unwrap_or_else(|| env.round(now, id)));
+        self.advance(now, env);
+    }
+
+    /// A new line is there: an attempt that got nowhere on the old one begins again.
+    pub(super) fn begin_again(&mut self, now: Instant, env: &mut Env) {
+        if self.link.is_none() && self.round.as_ref().is_none_or(|r| r.at.is_none()) {
+            self.attempt(now, self.next_attempt(), env);
+        }
+    }
+
+    fn next_round(&self) -> RoundId {
+        let round = self.round.as_ref().map_or(0, |r| r.id.round.saturating_add(1));
+        RoundId { attempt: self.attempt, round }
+    }
+
+    /// Puts the round's ports aside until nothing can come of them any more.
+    pub(super) fn retire(&mut self, now: Instant) {
+        if let Some(round) = self.round.take() {
+            let until = round.end().map_or(now, |end| end.min(now + HOLD));
+            self.retired.push((round.ports, until));
+        }
+    }
+
+    /// An own attempt begins, and the other side is asked to join in.
+    pub(super) fn attempt(&mut self, now: Instant, id: RoundId, env: &mut Env) {
+        let _ = self.line.send(now, PeerMessage::Prepare { id });
+        self.line.ping(now);
+        self.begin(now, id, None, env);
+    }
+
+    pub(super) fn overdue(round: &Round, now: Instant) -> bool {
+        round.end().map_or(round.age(now) >= ATTEMPT, |end| end <= now)
+    }
+
+    /// The initiator's part: starts rounds, and gives them up.
+    pub(super) fn lead(&mut self, now: Instant, env: &mut Env) {
+        let Some(round) = &self.round else {
+            if self.retry.is_some_and(|at| at <= now) {
+                self.attempt(now, self.next_attempt(), env);
+            }
+            return;
+        };
+        if round.end().is_some_and(|end| end <= now) {
+            self.round_failed(now, "no connection was completed".into(), env);
+        } else if round.at.is_none() && round.age(now) >= PREPARE {
+            let why = if round.mine.is_none() {
+                "the probes got no answer"
+            } else {
+                "the other side did not answer"
+            };
+            self.round_failed(now, why.into(), env);
+        } else if round.at.is_none() && round.mine.is_some() && round.theirs.is_some() {
+            self.start(now, env);
+        }
+    }
+
+    /// Agrees on the instant.
+    fn start(&mut self, now: Instant, env: &mut Env) {
+        let Some((lead, (sample, after_us))) = self.line.instant(now) else { return };
+        let Some(round) = &mut self.round else { return };
+        let (Some(mine), Some(theirs)) = (&round.mine, &round.theirs) else { return };
+        let window = round.age(now) + lead;
+        let plan = match round.plan(true, Budget::FULL, window) {
+            Ok(plan) => plan,
+            Err(why) => return self.hopeless(now, why, env),
+        };
+        let start = Start {
+            id: round.id,
+            plan: PLAN_VERSION,
+            budget: Budget::FULL.openings,
+            window_ms: u16::try_from(window.as_millis()).unwrap_or(u16::MAX),
+            digest: nat::digest(mine, theirs),
+            after_us,
+            sample,
+        };
+        self.open(now, now + lead, plan, env);
+        let _ = self.line.send(now, PeerMessage::Start(start));
+    }
+
+    /// The responder's part of agreeing on the instant.
+    pub(super) fn started(&mut self, now: Instant, start: Start, env: &mut Env) {
+        let id = start.id;
+        let answer = match self.try_start(now, start, env) {
+            Ok(()) => PeerMessage::Started { id },
+            Err(why) => PeerMessage::NotStarted { id, why },
+        };
+        let _ = self.line.send(now, answer);
+    }
+
+    fn try_start(&mut self, now: Instant, start: Start, env: &mut Env) -> Result<(), StartRefusal> {
+        let round = self.round.as_mut().filter(|r| r.id == start.id && r.at.is_none());
+        let round = round.ok_or(StartRefusal::Late)?;
+        let (Some(mine), Some(theirs)) = (&round.mine, &round.theirs) else {
+            return Err(StartRefusal::Digest);
+        };
+        if start.plan != PLAN_VERSION {
+            return Err(StartRefusal::Plan);
+        }
+        if start.digest != nat::digest(theirs, mine) {
+            return Err(StartRefusal::Digest);
+        }
+        let at = self.line.resolve(start.sample, start.after_us).ok_or(StartRefusal::Late)?;
+        if at + schedule::OPENING_WINDOW <= now || at > now + schedule::LONGEST_LEAD * 2 {
+            return Err(StartRefusal::Late);
+        }
+        let budget = Budget { openings: start.budget }.min(Budget::FULL);
+        let window = Duration::from_millis(start.window_ms.into());
+        let plan = round.plan(false, budget, window).map_err(|_| StartRefusal::Plan)?;
+        self.open(now, at, plan, env);
+        Ok(())
+    }
+
+    /// The instant is agreed.
+    fn open(&mut self, now: Instant, at: Instant, plan: Plan, env: &mut Env) {
+        let Some(round) = &mut self.round else { return };
+        let proved = self.line.direct().map(|a| a.ip());
+        let openings = round.open(at, plan, env.server, proved, env.out);
+        let (id, lead) = (round.id, at.saturating_duration_since(now));
+        env.out.push_back(Output::Event(Event::Opening { peer: self.id, id, lead, openings }));
+    }
+
+    /// The round brought nothing: another one, or a pause.
+    pub(super) fn round_failed(&mut self, now: Instant, why: String, env: &mut Env) {
+        let next = self.next_round();
+        let id = self.round.as_ref().map_or(next, |r| r.id);
+        let began = self.attempt_began;
+        self.retire(now);
+        let again = now.saturating_duration_since(began) < ATTEMPT && next.round != 0;
+        let pause = if again { Duration::ZERO } else { self.back_off(now, env) };
+        env.out.push_back(Output::Event(Event::RoundFailed { peer: self.id, id, why, next: pause }));
+        if again {
+            self.attempt(now, next, env);
+        }
+    }
+
+    pub(super) fn back_off(&mut self, now: Instant, env: &mut Env) -> Duration {
+        let pause = schedule::pause(self.failures, env.rng.random());
+        self.failures = self.failures.saturating_add(1);
+        self.retry = Some(now + pause);
+        pause
+    }
+
+    fn hopeless(&mut self, now: Instant, why: String, env: &mut Env) {
+        self.retire(now);
+        self.back_off(now, env);
+        env.out.push_back(Output::Event(Event::Hopeless { peer: self.id, why }));
+    }
+
+    /// When the initiator's line has been silent for too long while it is needed: a new introduction is
+    /// wanted then.
+    pub(super) fn silent_at(&self) -> Option<Instant> {
+        let needed = self.initiator && self.link.is_none() && self.closing.is_none();
+        // While there was a link nobody spoke on the line: its silence counts from the attempt on.
+        needed.then(|| self.line.heard().max(self.attempt_began) + SILENT)
+    }
+}
+
+/// In words.
+pub(super) fn refusal(why: StartRefusal) -> &'static str {
+    match why {
+        StartRefusal::Digest => "the other side has other predictions than ours",
+        StartRefusal::Late => "the agreed instant reached the other side too late",
+        StartRefusal::Plan => "the other side plans by another version: update the older one",
+        StartRefusal::Busy => "the other side's NAT is busy with another client",
+    }
+}
