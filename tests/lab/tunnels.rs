@@ -32,6 +32,10 @@ pub fn cells() -> Vec<Cell> {
             killed(record, Fate::Silence)
         }),
     ];
+    for seed in 1..=3 {
+        let name = format!("tunnels::packets_that_are_late_or_lost_harm_nobody_seed_{seed}");
+        cells.push(Cell::new(name, Needs::Nothing, move |record| lossy(record, seed)));
+    }
     let linux = || Side::Model(Behaviour::linux(Unsolicited::Drop));
     let kernel = Side::Kernel;
     for unsolicited in [Unsolicited::Drop, Unsolicited::Reset] {
@@ -169,6 +173,19 @@ fn carrier(record: &Record) -> Result<()> {
     connect.line("connected directly")?;
     let direct = world.network().flows().data(customers, &[vps.address]);
     ensure(direct >= 2 * SAMPLE as u64, || format!("only {direct} bytes went directly"))
+}
+
+fn lossy(record: &Record, seed: u64) -> Result<()> {
+    let side = Side::Model(Behaviour::linux(Unsolicited::Drop));
+    // Two lines and both directions: 4 % of all questions or their answers get lost.
+    let line =
+        Line { jitter: Duration::from_millis(4), loss: 0.01, ..Line::delayed(Duration::from_millis(15)) };
+    let trio = Trio::new(seed, &side, &side, line)?;
+    let echo = Echo::start(&trio.home)?;
+    let parties = Parties::start(record, trio.hosts(), trio.vps.address, echo.port)?;
+    let (_connect, stream, _) = parties.connect_and_greet()?;
+    converse(stream, SAMPLE, || Ok(()))?;
+    is_direct(&trio)
 }
 
 fn killed(record: &Record, fate: Fate) -> Result<()> {
