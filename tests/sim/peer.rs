@@ -232,7 +232,7 @@ impl Peer {
             }
             Output::Link { peer, conn, link, surplus } => {
                 let epoch = link.epoch;
-                let Some(tunnel) = self.sessions.get_mut(&peer) else { return };
+                let tunnel = self.sessions.get_mut(&peer).expect("a session begins before its links");
                 let lost = match self.conns.remove(&conn) {
                     Some(sock) => {
                         self.socks.insert(sock, Use::Link { peer, epoch });

@@ -394,6 +394,7 @@ impl<P: Program> World<P> {
     }
 
     fn arrive(&mut self, id: HostId, segment: Segment) {
+        self.note("arrives", self.hosts[id.0].network, &segment);
         let host = &mut self.hosts[id.0];
         if host.cut {
             return;
