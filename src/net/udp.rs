@@ -5,7 +5,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 
 use crate::wire::MAX_DATAGRAM;
@@ -56,10 +56,8 @@ impl UdpSockets {
     /// loss, and whoever cares repeats.
     pub(crate) fn send(&self, to: SocketAddr, datagram: &[u8]) {
         let socket = if to.is_ipv4() { &self.v4 } else { &self.v6 };
-        if let Some(socket) = socket
-            && let Err(error) = socket.try_send_to(datagram, to)
-        {
-            tracing::trace!(%to, %error, "datagram not sent");
+        if let Some(socket) = socket {
+            send(socket, to, datagram);
         }
     }
 
@@ -74,6 +72,16 @@ impl UdpSockets {
     /// A datagram that is there already.
     pub(crate) fn try_receive(&self) -> Option<Datagram> {
         [&self.v4, &self.v6].into_iter().flatten().find_map(|socket| try_receive_from(socket).ok().flatten())
+    }
+}
+
+/// Sends, or drops the datagram.
+///
+/// By a system call, and not by the runtime's `try_send_to`: that one knows of no room in a socket
+/// before it has heard of it, and would drop the first datagram of every run.
+pub(crate) fn send(socket: &UdpSocket, to: SocketAddr, datagram: &[u8]) {
+    if let Err(error) = SockRef::from(socket).send_to(datagram, &to.into()) {
+        tracing::trace!(%to, %error, "datagram not sent");
     }
 }
 
@@ -109,5 +117,20 @@ fn try_receive_from(socket: &UdpSocket) -> io::Result<Option<Datagram>> {
         Ok((length, from)) => Ok(Some(Datagram { bytes, length, from })),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
         Err(_) => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_very_first_datagram_leaves() {
+        let far = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let to = far.local_addr().unwrap();
+        UdpSockets::bind(&[to], 0).unwrap().send(to, b"first");
+        // Loopback delivers within the system call.
+        far.set_nonblocking(true).unwrap();
+        assert_eq!(far.recv(&mut [0; 9]).unwrap(), 5);
     }
 }

@@ -15,6 +15,7 @@ mod socket;
 
 use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
 
+use socket2::SockRef;
 use tokio::{
     net::TcpStream,
     sync::{Notify, mpsc, oneshot},
@@ -189,7 +190,9 @@ impl PunchPorts {
     /// into an empty socket buffer; a connection where they do not is reported as closed.
     pub(crate) fn send(&mut self, conn: ConnId, bytes: &[u8]) -> Option<Input> {
         let connection = self.connections.get(&conn)?;
-        match connection.stream.try_write(bytes) {
+        // Not the runtime's `try_write`, which knows of no room in a socket before it has heard of it: on a
+        // connection that was accepted just now it would write nothing.
+        match SockRef::from(&*connection.stream).send(bytes) {
             Ok(written) if written == bytes.len() => None,
             result => {
                 tracing::debug!(?conn, ?result, "handshake not sent");

@@ -46,6 +46,18 @@ async fn two_peers_that_open_towards_each_other_meet() {
 }
 
 #[tokio::test]
+async fn the_side_that_accepted_can_speak_first() {
+    let (mut ports, mine) = bound(1);
+    ports.listen(SET, 0);
+    let mut stranger = std::net::TcpStream::connect(loopback(mine[0])).unwrap();
+    let Input::Accepted { conn, .. } = ports.next().await else { panic!("not accepted") };
+    assert!(ports.send(conn, b"message 1").is_none());
+    let mut heard = [0; 9];
+    std::io::Read::read_exact(&mut stranger, &mut heard).unwrap();
+    assert_eq!(&heard, b"message 1");
+}
+
+#[tokio::test]
 async fn a_refused_opening_is_said_to_be_refused() {
     let (mut ports, _) = bound(1);
     let (other, theirs) = bound(1);

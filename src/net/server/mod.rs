@@ -246,10 +246,8 @@ impl Shared {
     /// by the address that a client uses; a wildcard socket is what servers have.
     fn send(&self, to: SocketAddr, datagram: &[u8]) {
         let fits = |socket: &&UdpSocket| socket.local_addr().is_ok_and(|own| own.is_ipv4() == to.is_ipv4());
-        if let Some(socket) = self.udp.iter().find(fits)
-            && let Err(error) = socket.try_send_to(datagram, to)
-        {
-            tracing::trace!(%to, %error, "datagram not sent");
+        if let Some(socket) = self.udp.iter().find(fits) {
+            udp::send(socket, to, datagram);
         }
     }
 
