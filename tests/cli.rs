@@ -240,7 +240,7 @@ fn keys_on_both_command_lines_do_without_invites_and_services_go_by_label() {
     let (host, client) = (server.home(), server.home());
     let (nowhere, echo) = (closed_port().to_string(), format!("echo={}", echo_service()));
     let key = client.key();
-    let _expose = exposed(&server, &host, &[&nowhere, &echo, "--allow", &key]);
+    let mut expose = exposed(&server, &host, &[&nowhere, &echo, "--allow", &key]);
     let host_key = host.key();
     let connect = ["connect", "myhost", "--host-key", &host_key];
     let carried = client.run_with_input(connect.into_iter().chain(["--stdio=echo"]), "words");
@@ -252,6 +252,14 @@ fn keys_on_both_command_lines_do_without_invites_and_services_go_by_label() {
     refused.failed(1, &["the service refused the connection", "is it running there"]);
     let nothing = client.run(connect.into_iter().chain(["--stdio=web"]));
     nothing.failed(1, &["exposes no such service", "label or port that was exposed"]);
+
+    // A program on a local port sees a reset, and both people a line.
+    let mut connect = Running::start(client.command(connect.into_iter().chain(["-L", "0"])));
+    let address = address_in(&connect.line("listening on"));
+    let mut stream = TcpStream::connect(address).unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    connect.line("the service refused the connection");
+    expose.line(&format!("service {nowhere}: the service refused the connection"));
 }
 
 #[test]

@@ -90,7 +90,7 @@ pub(crate) enum Command {
     Demo(DemoArgs),
 }
 
-/// Which servers to use.
+/// Which servers to use, and what else hosts and clients have in common.
 #[derive(Debug, Args)]
 pub(crate) struct ServerArgs {
     /// The rendezvous server; #KEY pins its key
@@ -99,6 +99,12 @@ pub(crate) struct ServerArgs {
     /// Where TCP probes go, instead of to the rendezvous server [default: its ports 7862 and 7863]
     #[arg(long, env = "PUNCHTUNNEL_PROBE_SERVER", value_name = "HOST:PORT", value_delimiter = ',')]
     pub(crate) probe_server: Vec<ServerName>,
+    /// How long a session lives on without a connection [default: 24h]
+    #[arg(long, env = "PUNCHTUNNEL_LINGER", value_name = "TIME")]
+    pub(crate) linger: Option<Span>,
+    /// The local UDP port [default: any]
+    #[arg(long, env = "PUNCHTUNNEL_UDP_PORT", value_name = "PORT")]
+    pub(crate) udp_port: Option<u16>,
 }
 
 /// `rendezvous`

@@ -143,6 +143,15 @@ impl Narrator {
             net::Event::SessionBegan { invite: Some(_), .. } => {
                 Some(format!("\"{}\" proved the invite: its key is known from now on", self.name))
             }
+            net::Event::StreamRefused { service, reason } => {
+                let service = service.as_ref().map(|s| format!("service {s}: ")).unwrap_or_default();
+                Some(if is_host {
+                    format!("{service}{reason}; is it running?")
+                } else {
+                    let (name, reason) = (self.name.clone(), *reason);
+                    format!("{service}{}", PeerError::Reset { name, reason })
+                })
+            }
             net::Event::LinkLost { why, .. } => Some(format!("link lost ({why}); punching again")),
             // On the client's side it is what the run ends with.
             net::Event::SessionEnded { why, .. } if is_host => {

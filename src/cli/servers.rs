@@ -1,6 +1,7 @@
-//! Which servers a host or client uses, and the key that is pinned for them.
+//! Which servers a host or client uses, the key that is pinned for them, and what else the two have in
+//! common.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use punchtunnel::{
     ConfigError, Error,
@@ -10,7 +11,10 @@ use punchtunnel::{
     secure::PublicKey,
 };
 
-use super::{args::ServerArgs, settings::Place};
+use super::{
+    args::ServerArgs,
+    settings::{Place, Rendezvous, Span},
+};
 
 /// The rendezvous server, with the key that it must have, and where probes go.
 pub(crate) struct Servers {
@@ -22,20 +26,26 @@ pub(crate) struct Servers {
     /// A file pins a key, this one or (where the command line has another) not.
     is_pinned: bool,
     probe: Vec<ServerName>,
+    linger: Option<Duration>,
+    udp_port: Option<u16>,
 }
 
 impl Servers {
     /// From arguments, file and pins. A key behind the `#` goes before a pin, and is pinned if there is
     /// none.
     pub(crate) fn from(typed: ServerArgs, place: &Place) -> Result<Servers, Error> {
-        let (rendezvous, probe) = place.servers(typed)?;
+        let rendezvous: Rendezvous =
+            place.one(typed.rendezvous, "rendezvous")?.ok_or(ConfigError::NoServer)?;
+        let probe = place.many(typed.probe_server, "probe-server")?;
+        let linger = place.one(typed.linger, "linger")?.map(|Span(span)| span);
+        let udp_port = place.one(typed.udp_port, "udp-port")?;
         let server = rendezvous.server;
         let pinned = place.trust().server(&server)?;
         let path = place.home.known_servers();
         let pin = pinned.as_ref().filter(|_| rendezvous.key.is_none()).map(|entry| (path, entry.line));
         let is_pinned = pinned.is_some();
         let key = rendezvous.key.or(pinned.map(|entry| entry.key));
-        Ok(Servers { server, key, pin, is_pinned, probe })
+        Ok(Servers { server, key, pin, is_pinned, probe, linger, udp_port })
     }
 
     /// After a first contact: there may be a pin now.
@@ -66,6 +76,11 @@ impl Servers {
             Some(key) => builder.server_key(key),
             None => builder,
         };
+        let builder = match self.linger {
+            Some(linger) => builder.linger(linger),
+            None => builder,
+        };
+        let builder = builder.udp_port(self.udp_port.unwrap_or(0));
         self.probe.iter().fold(builder, |builder, probe| builder.probe_server(probe.to_string()))
     }
 
@@ -93,6 +108,10 @@ pub(crate) trait ServerSettings: Sized {
     fn server_key(self, key: PublicKey) -> Self;
     /// A server to probe.
     fn probe_server(self, server: String) -> Self;
+    /// How long a session without a link lives.
+    fn linger(self, linger: Duration) -> Self;
+    /// The local UDP port, 0 for any.
+    fn udp_port(self, port: u16) -> Self;
 }
 
 macro_rules! server_settings {
@@ -106,6 +125,12 @@ macro_rules! server_settings {
             }
             fn probe_server(self, server: String) -> Self {
                 self.probe_server(server)
+            }
+            fn linger(self, linger: Duration) -> Self {
+                self.linger(linger)
+            }
+            fn udp_port(self, port: u16) -> Self {
+                self.udp_port(port)
             }
         }
     };

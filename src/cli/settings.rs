@@ -12,14 +12,16 @@ use toml::{Table, Value};
 use zeroize::Zeroizing;
 
 use super::{
-    args::{Global, LogFormat, ServerArgs},
+    args::{Global, LogFormat},
     output::Told,
 };
 
 /// Keys of the configuration file, as the options of the same name.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 17] = [
     "rendezvous",
     "probe-server",
+    "linger",
+    "udp-port",
     "listen",
     "probe-port",
     "data",
@@ -109,12 +111,6 @@ impl Place {
             verbose: self.one(verbose, "verbose")?.unwrap_or(0),
             quiet: self.one(global.quiet.then_some(true), "quiet")?.unwrap_or(false),
         })
-    }
-
-    /// The rendezvous server and where probes go.
-    pub(crate) fn servers(&self, typed: ServerArgs) -> Result<(Rendezvous, Vec<ServerName>), Error> {
-        let server = self.one(typed.rendezvous, "rendezvous")?.ok_or(ConfigError::NoServer)?;
-        Ok((server, self.many(typed.probe_server, "probe-server")?))
     }
 
     /// This installation's key; made at first use.

@@ -185,7 +185,8 @@ impl Peer {
             }
             PeerMessage::Goodbye { why } => {
                 env.out.push_back(Output::SessionEnded { peer: self.id, why });
-                self.leave(env.out);
+                // Not gone yet: the other side waits for the acknowledgement.
+                self.closing.get_or_insert(now + CLOSING);
             }
             PeerMessage::Prepare { .. } | PeerMessage::Start(_) | PeerMessage::NotStarted { .. } => {}
         }
@@ -365,10 +366,9 @@ impl Peer {
         let proof = self.fresh.iter().chain((!self.is_announced()).then_some(&self.line));
         let proof = proof.map(|line| line.since + PROOF).min();
         let retired = self.retired.iter().map(|(_, until)| *until).min();
-        [round, retired, self.retry, self.closing, proof, self.line.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        // With everything said and acknowledged there is nothing left to wait for.
+        let closing = self.closing.map(|until| if self.line.is_idle() { until - CLOSING } else { until });
+        [round, retired, self.retry, closing, proof, self.line.poll_timeout()].into_iter().flatten().min()
     }
 }
 

@@ -23,6 +23,10 @@ pub const GROWTH_BUDGET: u64 = 64 * 1024 * 1024;
 /// Round trip that is assumed until one was measured.
 const ASSUMED_RTT: Duration = Duration::from_millis(50);
 
+/// Least round trip that counts: on one machine, or in one LAN, it is not the network that a window has
+/// to bridge but the time until a task runs again.
+const LEAST_RTT: Duration = Duration::from_millis(1);
+
 /// The sender's side of a stream's credit.
 #[derive(Debug, Clone, Copy)]
 pub struct SendWindow {
@@ -126,7 +130,7 @@ impl ReceiveWindow {
         if let Some((since, from)) = self.began
             && self.consumed - from >= self.window
         {
-            if now.saturating_duration_since(since) < 2 * rtt.unwrap_or(ASSUMED_RTT) {
+            if now.saturating_duration_since(since) < 2 * rtt.unwrap_or(ASSUMED_RTT).max(LEAST_RTT) {
                 let growth = self.window.min(MAX_WINDOW - self.window).min(budget.left);
                 budget.left -= growth;
                 self.window += growth;

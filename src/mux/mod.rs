@@ -286,8 +286,9 @@ impl Mux {
             stream.told_readable = false;
             return None;
         };
-        let worth_it = stream.window.consume(now, bytes.len() as u64, rtt, &mut self.growth);
-        if worth_it && stream.receiving == Receiving::Open {
+        if stream.receiving == Receiving::Open
+            && stream.window.consume(now, bytes.len() as u64, rtt, &mut self.growth)
+        {
             self.credits.insert(id);
         }
         if stream.incoming.is_empty() {

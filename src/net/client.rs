@@ -113,9 +113,9 @@ impl Client {
     /// until the returned handle is aborted. Connections that come before the host has let this client
     /// in wait for that.
     pub fn forward(&self, port: LocalPort) -> AbortHandle {
-        let phase = self.phase.clone();
+        let (phase, events) = (self.phase.clone(), self.events.clone());
         let serve = async move {
-            port.serve(|request| {
+            port.serve(&events, |request| {
                 let mut phase = phase.clone();
                 async move {
                     let known = phase.wait_for(|phase| phase.tunnel().is_some() || phase.is_over()).await;

@@ -5,7 +5,7 @@ use tokio::sync::broadcast;
 use crate::{
     endpoint::{self, PeerId},
     secure::PublicKey,
-    wire::peer::Goodbye,
+    wire::{peer::Goodbye, stream::ResetReason},
 };
 
 /// Events that a slow listener may fall behind before it misses some.
@@ -32,6 +32,15 @@ pub enum Event {
         peer: PeerId,
         /// Why, in words.
         why: String,
+    },
+    /// A stream did not come to be: the service was not reached (on both sides), or the host does not
+    /// have it or has too many streams (on the client's side).
+    StreamRefused {
+        /// On the client's side as it asked for it, `None` for the first one; on the host's side the
+        /// service itself.
+        service: Option<String>,
+        /// Why.
+        reason: ResetReason,
     },
     /// A session is over.
     SessionEnded {

@@ -118,7 +118,7 @@ impl Watcher {
         let event = match event {
             Event::Endpoint(event) => event,
             Event::SessionEnded { why, .. } => return Some(Failure::Ended(why)),
-            Event::SessionBegan { .. } | Event::LinkLost { .. } => return None,
+            Event::SessionBegan { .. } | Event::LinkLost { .. } | Event::StreamRefused { .. } => return None,
         };
         match event {
             E::ServerReached { .. } => seen.deadline = None,

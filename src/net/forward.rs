@@ -23,7 +23,10 @@ use tokio::{
     sync::Notify,
 };
 
-use super::stream::Stream;
+use super::{
+    event::{Event, EventSource},
+    stream::Stream,
+};
 use crate::{
     error::ConfigError,
     forward::{LocalRule, Service},
@@ -65,8 +68,8 @@ impl LocalPort {
     }
 
     /// Takes every connection to a stream of its own that `open` opens. Runs until it is dropped; the
-    /// connections go on.
-    pub(super) async fn serve<F>(self, open: impl Fn(OpenRequest) -> F)
+    /// connections go on. What the host refuses is told to `events`.
+    pub(super) async fn serve<F>(self, events: &EventSource, open: impl Fn(OpenRequest) -> F)
     where
         F: Future<Output = Result<Stream, ResetReason>> + Send + 'static,
     {
@@ -79,14 +82,18 @@ impl LocalPort {
                     continue;
                 }
             };
-            let opening = open(self.request.clone());
+            let (opening, events) = (open(self.request.clone()), events.clone());
+            let service = self.request.service.clone();
             tokio::spawn(async move {
-                match opening.await {
-                    Ok(stream) => splice(&local, &stream).await,
+                let refused = match opening.await {
+                    Ok(stream) => splice(&local, &stream).await.err(),
                     Err(reason) => {
-                        tracing::debug!(%reason, "no stream for a local connection");
                         reset(&local);
+                        Some(reason)
                     }
+                };
+                if let Some(reason) = refused.filter(is_refusal) {
+                    events.tell(Event::StreamRefused { service, reason });
                 }
             });
         }
@@ -94,14 +101,22 @@ impl LocalPort {
 }
 
 /// Connects to a service and copies until both directions have ended.
-pub(super) async fn serve(service: &Service, stream: &Stream) {
+pub(super) async fn serve(service: &Service, stream: &Stream, events: &EventSource) {
     match dial(service).await {
-        Ok(local) => splice(&local, stream).await,
+        Ok(local) => {
+            // The client has reset it, which is its right.
+            splice(&local, stream).await.ok();
+        }
         Err(reason) => {
-            tracing::info!(%service, %reason, "service not reached");
             stream.abort(reason);
+            events.tell(Event::StreamRefused { service: Some(service.to_string()), reason });
         }
     }
+}
+
+/// A stream that did not come to be, as against one that came to an end.
+fn is_refusal(reason: &ResetReason) -> bool {
+    !matches!(reason, ResetReason::Reset | ResetReason::SessionEnded)
 }
 
 async fn dial(service: &Service) -> Result<TcpStream, ResetReason> {
@@ -127,7 +142,10 @@ enum Broken {
 }
 
 /// Copies both ways until both directions have ended, or one side is reset, and then so is the other.
-pub(super) async fn splice(local: &TcpStream, stream: &Stream) {
+///
+/// # Errors
+/// The other peer has reset the stream.
+pub(super) async fn splice(local: &TcpStream, stream: &Stream) -> Result<(), ResetReason> {
     local.set_nodelay(true).ok();
     let at_end = Notify::new();
     let up = async {
@@ -150,14 +168,16 @@ pub(super) async fn splice(local: &TcpStream, stream: &Stream) {
         result = failed => result,
     };
     match result {
-        Ok(()) => {}
+        Ok(()) => Ok(()),
         Err(Broken::Local(error)) => {
             tracing::debug!(%error, "local connection failed");
             stream.abort(ResetReason::Reset);
+            Ok(())
         }
         Err(Broken::Remote(reason)) => {
             tracing::debug!(%reason, "stream reset");
             reset(local);
+            Err(reason)
         }
     }
 }

@@ -141,8 +141,8 @@ impl HostBuilder {
         let role = Role::Host { name: name.to_string() };
         let settings = self.common.settings(key, role).await?;
         let (handed, incoming) = mpsc::channel(WAITING);
-        let exposed = Exposed { services, labels: self.labels, handed };
         let events = self.common.events;
+        let exposed = Exposed { services, labels: self.labels, handed, events: events.clone() };
         let around = Surroundings {
             udp_port: self.common.udp_port,
             admission: self.admission,
@@ -170,6 +170,7 @@ struct Exposed {
     services: Option<Services>,
     labels: BTreeSet<String>,
     handed: mpsc::Sender<Incoming>,
+    events: EventSource,
 }
 
 async fn serve_all(exposed: Arc<Exposed>, tunnel: Arc<Tunnel>) {
@@ -181,7 +182,7 @@ async fn serve_all(exposed: Arc<Exposed>, tunnel: Arc<Tunnel>) {
 /// One stream, from OPEN to its end.
 async fn serve(exposed: Arc<Exposed>, stream: Stream, request: OpenRequest) {
     match exposed.find(&request) {
-        Ok(Found::Service(service)) => forward::serve(service, &stream).await,
+        Ok(Found::Service(service)) => forward::serve(service, &stream, &exposed.events).await,
         Ok(Found::Label(service)) => {
             let incoming = Incoming { service: service.clone(), stream };
             exposed.handed.send(incoming).await.ok();

@@ -8,6 +8,7 @@ use super::{
     ACK_BYTES, ACK_DELAY, LinkError,
     keys::Keys,
     liveness::{Liveness, Rtt},
+    pace::Pace,
     record::{self, LinkMessage},
 };
 use crate::secure::LinkKeys;
@@ -34,6 +35,7 @@ pub(super) struct LinkStart {
 pub(super) struct Link {
     pub(super) epoch: u32,
     pub(super) liveness: Liveness,
+    pub(super) pace: Pace,
     keys: LinkKeys,
     next_seal: u64,
     next_open: u64,
@@ -68,6 +70,7 @@ impl Link {
         Link {
             epoch: start.epoch,
             liveness: Liveness::new(now, start.rtt, start.silence),
+            pace: Pace::new(now),
             keys: start.keys,
             next_seal: start.next_seal,
             next_open: start.next_open,

@@ -49,6 +49,7 @@ mod event;
 mod keys;
 mod link;
 mod liveness;
+mod pace;
 mod queue;
 mod record;
 #[cfg(test)]
@@ -167,6 +168,7 @@ impl Session {
     pub fn detach(&mut self, _now: Instant) {
         if let Some(link) = self.link.take() {
             self.rtt = link.liveness.rtt();
+            self.queue.rest();
         }
     }
 
@@ -223,11 +225,13 @@ impl Session {
         (!out.is_empty()).then(|| out.freeze())
     }
 
-    /// A deadline has passed.
+    /// A deadline has passed. Where the socket has bytes to be read as well, they come first: they are a
+    /// sign of life.
     ///
     /// # Errors
     /// [`LinkError::Silent`]: the link is dead, as with [`handle_input`](Self::handle_input).
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), LinkError> {
+        self.queue.rest();
         match &mut self.link {
             Some(link) => link.handle_timeout(now),
             None => Ok(()),
@@ -384,7 +388,7 @@ impl Session {
                 if !(first..=end).contains(&next) {
                     return Err(LinkError::Acknowledged { next, first, end });
                 }
-                self.queue.acknowledge(next);
+                link.pace.acknowledged(now, self.queue.acknowledge(next));
             }
             LinkMessage::Ping { token } => link.owe_pong(token),
             LinkMessage::Pong { token } => {
@@ -405,14 +409,14 @@ impl Session {
 
     /// Size of the session record that could be sent now, from above; `None` where there is none.
     fn next_size(&self) -> Option<usize> {
-        let at = self.link.as_ref()?.position()?;
-        if let Some(queued) = self.queue.get(at) {
+        let link = self.link.as_ref()?;
+        if let Some(queued) = self.queue.get(link.position()?) {
             return Some(queued.len());
         }
         if self.queue.size() >= self.config.queue {
             return None;
         }
-        match self.mux.pending(self.config.record) {
+        match self.mux.pending(self.config.record.min(link.pace.record())) {
             0 => None,
             body => Some(SESSION_HEADER + body + TAG),
         }
@@ -427,9 +431,10 @@ impl Session {
             self.stats.bytes_replayed += queued.len() as u64;
             return Some(queued.clone());
         }
+        let limit = self.config.record.min(link.pace.record());
         let mut record = self.queue.buffer(size);
         record.put_bytes(0, SESSION_HEADER);
-        self.mux.fill(&mut record, SESSION_HEADER + self.config.record);
+        self.mux.fill(&mut record, SESSION_HEADER + limit);
         if record.len() == SESSION_HEADER {
             return None;
         }

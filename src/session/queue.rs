@@ -9,9 +9,10 @@ use bytes::{Bytes, BytesMut};
 
 use crate::wire::record::{MAX_SESSION_BODY, SESSION_HEADER, TAG};
 
-/// Buffers of acknowledged records that are kept for new ones: two or three acknowledgements' worth, so
-/// that a bulk transfer allocates nothing, and 1 MiB at most in a session that fell idle.
-const SPARE: usize = 16;
+/// Buffers of acknowledged records that are kept for new ones, 8 MiB at most and none in an idle session:
+/// a bulk transfer allocates nothing, even where acknowledgements come in lumps. (Memory that goes back
+/// to the system and comes again costs as much as the sealing: 1.2 against 2.3 GB/s.)
+const SPARE: usize = 128;
 
 /// Capacity of a buffer that is worth keeping: that of a full record.
 const FULL: usize = SESSION_HEADER + MAX_SESSION_BODY + TAG;
@@ -80,8 +81,10 @@ impl Queue {
         self.records.push_back(Sealed { epoch, bytes });
     }
 
-    /// Forgets the records below `next`; numbers outside the queue are clipped to it.
-    pub(super) fn acknowledge(&mut self, next: u64) {
+    /// Forgets the records below `next`; numbers outside the queue are clipped to it. Gives the bytes
+    /// that became free.
+    pub(super) fn acknowledge(&mut self, next: u64) -> usize {
+        let before = self.size;
         while self.first < next
             && let Some(record) = self.records.pop_front()
         {
@@ -96,6 +99,14 @@ impl Queue {
                     self.spare.push(buffer);
                 }
             }
+        }
+        before - self.size
+    }
+
+    /// Gives half of the spare buffers back, where nothing is going on.
+    pub(super) fn rest(&mut self) {
+        if self.records.is_empty() {
+            self.spare.truncate(self.spare.len() / 2);
         }
     }
 
@@ -146,6 +157,21 @@ mod tests {
         drop(on_its_way);
         queue.acknowledge(1);
         assert_eq!(record(&mut queue, FULL).as_ptr(), place);
+    }
+
+    #[test]
+    fn an_idle_session_gives_its_memory_back() {
+        let mut queue = Queue::default();
+        for _ in 0..2 * SPARE {
+            let bytes = record(&mut queue, FULL);
+            queue.push(0, bytes);
+        }
+        queue.acknowledge(u64::MAX);
+        assert_eq!(queue.spare.len(), SPARE);
+        for _ in 0..8 {
+            queue.rest();
+        }
+        assert_eq!(queue.spare.len(), 0);
     }
 
     #[test]

@@ -30,6 +30,12 @@ struct Pair {
     epoch: u32,
     /// What a pipe takes before the socket is full.
     capacity: usize,
+    /// The newest link, where the responder has not yet heard of it.
+    pending: Option<EstablishedLink>,
+    /// What the initiator had sent on the link before, while the responder still reads that one.
+    late: BytesMut,
+    /// A byte on its way was changed: an error of the receiver is what is wanted, and cuts the link.
+    damaged: bool,
 }
 
 impl Pair {
@@ -43,6 +49,9 @@ impl Pair {
             inputs: Default::default(),
             epoch: 0,
             capacity: 256 * 1024,
+            pending: None,
+            late: BytesMut::new(),
+            damaged: false,
         }
     }
 
@@ -80,9 +89,35 @@ impl Pair {
         }
     }
 
+    /// A new link of which the responder has not heard: it goes on reading and writing the old one.
+    fn attach_initiator(&mut self) {
+        let late =
+            if self.pending.is_none() { std::mem::take(&mut self.pipes[INITIATOR]) } else { BytesMut::new() };
+        let half_read = std::mem::take(&mut self.inputs[RESPONDER]);
+        let damaged = self.damaged;
+        self.empty_pipes();
+        (self.late, self.inputs[RESPONDER], self.damaged) = (late, half_read, damaged);
+        self.epoch += 1;
+        let (ours, theirs) = link(self.epoch);
+        self.sessions[INITIATOR].attach(self.now, ours).unwrap();
+        self.pending = Some(theirs);
+    }
+
+    /// The responder hears of the newest link.
+    fn attach_responder(&mut self) {
+        if let Some(link) = self.pending.take() {
+            self.late.clear();
+            self.inputs[RESPONDER].clear();
+            self.sessions[RESPONDER].attach(self.now, link).unwrap();
+        }
+    }
+
     fn empty_pipes(&mut self) {
         self.pipes = Default::default();
         self.inputs = Default::default();
+        self.late = BytesMut::new();
+        self.pending = None;
+        self.damaged = false;
     }
 
     /// One side transmits until its pipe holds `limit` bytes. True if it transmitted anything.
@@ -92,19 +127,41 @@ impl Pair {
             let Some(bytes) = self.sessions[side].poll_transmit(self.now) else { break };
             self.pipes[side].extend_from_slice(&bytes);
         }
-        self.pipes[side].len() > before
+        let any = self.pipes[side].len() > before;
+        if side == RESPONDER && self.pending.is_some() {
+            // Into the old link, which nobody reads any more.
+            self.pipes[side].clear();
+        }
+        any
     }
 
     /// Delivers up to `count` bytes of what that side transmitted.
     fn deliver(&mut self, from: usize, count: usize) -> Result<(), LinkError> {
         let to = 1 - from;
-        let count = count.min(self.pipes[from].len());
+        let old = from == INITIATOR && self.pending.is_some();
+        let pipe = if old { &mut self.late } else { &mut self.pipes[from] };
+        let count = count.min(pipe.len());
         if count == 0 {
             return Ok(());
         }
-        let bytes = self.pipes[from].split_to(count);
+        let bytes = pipe.split_to(count);
         self.inputs[to].extend_from_slice(&bytes);
-        self.sessions[to].handle_input(self.now, &mut self.inputs[to])
+        match self.sessions[to].handle_input(self.now, &mut self.inputs[to]) {
+            Err(_) if self.damaged => {
+                self.cut();
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Changes a bit of what that side transmitted on the newest link.
+    fn damage(&mut self, from: usize, bit: usize) {
+        let bits = self.pipes[from].len() * 8;
+        if bits > 0 {
+            self.pipes[from][bit % bits / 8] ^= 1 << (bit % 8);
+            self.damaged = true;
+        }
     }
 
     /// Carries everything both ways until nothing more is transmitted, without letting time pass.

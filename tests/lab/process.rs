@@ -77,21 +77,20 @@ impl Record {
         self.shared.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a line of `party`, from number `from` on, for which `find` answers.
+    /// Waits for a line of `party` for which `find` answers.
     fn wait<T>(
         &self,
-        party: &str,
-        from: usize,
+        party: &Arc<str>,
         patience: Duration,
         mut find: impl FnMut(&str) -> Option<T>,
     ) -> Option<(Duration, T)> {
         let deadline = Instant::now() + patience;
         let mut lines = self.lines();
-        let mut next = from;
+        let mut next = 0;
         loop {
             while let Some(line) = lines.get(next) {
                 next += 1;
-                if &*line.party == party
+                if Arc::ptr_eq(&line.party, party)
                     && let Some(found) = find(&line.text)
                 {
                     return Some((line.at, found));
@@ -106,13 +105,12 @@ impl Record {
 /// A running program.
 #[derive(Debug)]
 pub struct Process {
+    /// Its name. The very allocation tells it from other processes of the same name.
     party: Arc<str>,
     child: Child,
     record: Record,
     /// When it was started, on the record's clock.
     started: Duration,
-    /// Lines before this one were there before it was started.
-    from: usize,
 }
 
 impl Process {
@@ -122,14 +120,14 @@ impl Process {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let party: Arc<str> = party.into();
         record.add(&party, format!("{COMMAND}{}", words(command)));
-        let (started, from) = (record.shared.start.elapsed(), record.lines().len());
+        let started = record.shared.start.elapsed();
         let mut child = namespace
             .within(|| command.spawn())?
             .map_err(|error| failed(format!("starting {}", words(command)), error))?;
         if let Some(stderr) = child.stderr.take() {
             tell(record, &party, stderr);
         }
-        Ok(Self { party, child, record: record.clone(), started, from })
+        Ok(Self { party, child, record: record.clone(), started })
     }
 
     /// Lets it run to its end without standard input; its exit code and everything that it wrote to its
@@ -154,7 +152,7 @@ impl Process {
 
     /// Waits for a line that contains `pattern`: the line, and the time from the start of the program.
     pub fn line(&self, pattern: &str) -> Result<(String, Duration)> {
-        let found = self.record.wait(&self.party, self.from, PATIENCE, |line| {
+        let found = self.record.wait(&self.party, PATIENCE, |line| {
             let found = line.contains(pattern) && !line.starts_with(COMMAND);
             found.then(|| Some(line.to_owned())).or_else(|| (line == CLOSED).then_some(None))
         });

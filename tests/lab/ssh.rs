@@ -131,14 +131,11 @@ fn command(record: &Record) -> Result<()> {
         let connect = parties.connect()?;
         connect.line("listening on")?;
         let mut client = ssh.client(&parties.laptop, "ssh");
-        client.args([
-            "-p",
-            &LOCAL_PORT.to_string(),
-            "localhost",
-            "cat /sys/class/net/eth0/mtu; echo done; exit 7",
-        ]);
-        let (code, output) = finish(&parties.laptop, "ssh", &mut client, COPY_PATIENCE)?;
-        ensure(output == b"1500\ndone\n", || format!("{:?}", String::from_utf8_lossy(&output)))?;
+        client.args(["-p", &LOCAL_PORT.to_string(), "localhost", "echo out; echo err >&2; exit 7"]);
+        let mut client = parties.laptop.start_command("ssh", &mut client)?;
+        let (code, output) = client.finish(COPY_PATIENCE)?;
+        client.line("err")?;
+        ensure(output == b"out\n", || String::from_utf8_lossy(&output).into_owned())?;
         ensure(code == 7, || format!("exit code {code}"))
     })
 }

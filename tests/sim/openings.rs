@@ -80,7 +80,7 @@ fn ms(ms: u64) -> Duration {
 }
 
 fn quiet(delay: u64) -> Conditions {
-    Conditions { delay: ms(delay), jitter: Duration::ZERO, loss: 0.0 }
+    Conditions::quiet(ms(delay))
 }
 
 /// Two hosts, each behind a NAT of its own.
@@ -153,7 +153,7 @@ fn a_simultaneous_open_survives_the_loss_of_any_of_its_packets() {
     let linux = Behaviour::linux(Unsolicited::Drop);
     let mut connected = 0;
     for seed in 0..200 {
-        let conditions = Conditions { delay: ms(25), jitter: ms(4), loss: 0.2 };
+        let conditions = Conditions { loss: 0.2, ..Conditions::usual(ms(25)) };
         let mut pair = seeded([&linux, &linux], conditions, seed);
         pair.open(0, None);
         pair.open(1, None);
@@ -322,7 +322,7 @@ fn datagrams_pass_once_both_have_sent() {
 
 #[test]
 fn a_connection_carries_every_byte_once_and_in_order_whatever_is_lost() {
-    let conditions = Conditions { delay: ms(20), jitter: ms(10), loss: 0.05 };
+    let conditions = Conditions { jitter: ms(10), loss: 0.05, ..Conditions::usual(ms(20)) };
     let mut world = World::new(3, conditions);
     let [a, b] = OUTSIDE.map(|address| world.host(INTERNET, &[ip(address)], &[], Recorder::default()));
     world.with(b, |_, io| io.tcp.listen(PORT));
@@ -361,7 +361,8 @@ fn a_reset_reaches_the_other_side_through_both_nats() {
 #[test]
 fn the_same_seed_gives_the_same_run() {
     let run = |seed| {
-        let mut world = World::new(seed, Conditions { delay: ms(20), jitter: ms(10), loss: 0.05 });
+        let mut world =
+            World::new(seed, Conditions { jitter: ms(10), loss: 0.05, ..Conditions::usual(ms(20)) });
         let [a, b] = OUTSIDE.map(|address| world.host(INTERNET, &[ip(address)], &[], Recorder::default()));
         world.with(b, |_, io| io.tcp.listen(PORT));
         world.with(a, |_, io| {

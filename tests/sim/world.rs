@@ -79,6 +79,25 @@ pub struct Conditions {
     pub jitter: Duration,
     /// Of each packet.
     pub loss: f64,
+    /// Out of each network up to this much more, drawn once: the two ways of a path differ.
+    pub asymmetry: Duration,
+    /// Programs' alarms ring up to this much too late, drawn once for each program.
+    pub lateness: Duration,
+}
+
+impl Conditions {
+    /// Nothing but delay.
+    pub fn quiet(one_way: Duration) -> Self {
+        let none = Duration::ZERO;
+        Conditions { delay: one_way, jitter: none, loss: 0.0, asymmetry: none, lateness: none }
+    }
+
+    /// What the figures of `docs/NAT.md` are measured with: 1 % loss, 4 ms of jitter, and machines and
+    /// routes that are not perfect.
+    pub fn usual(one_way: Duration) -> Self {
+        let ms = Duration::from_millis;
+        Conditions { delay: one_way, jitter: ms(4), loss: 0.01, asymmetry: one_way / 4, lateness: ms(20) }
+    }
 }
 
 struct Host<P> {
@@ -98,6 +117,8 @@ struct Network {
     up: Option<(NetworkId, Nat)>,
     /// IPv6 addresses of hosts below.
     below: Vec<IpAddr>,
+    /// How much longer the way out over the internet is than the way in.
+    longer: Duration,
 }
 
 #[derive(Debug)]
@@ -161,7 +182,7 @@ impl<P: Program> World<P> {
             queue: BinaryHeap::new(),
             last: 0,
             hosts: Vec::new(),
-            networks: vec![Network { up: None, below: Vec::new() }],
+            networks: vec![Network { up: None, below: Vec::new(), longer: Duration::ZERO }],
             routes: BTreeMap::new(),
         }
     }
@@ -180,7 +201,8 @@ impl<P: Program> World<P> {
     pub fn network(&mut self, up: NetworkId, behaviour: &Behaviour, public: &[IpAddr]) -> NetworkId {
         let seed = self.rng.random();
         let nat = Nat::new(behaviour, public.to_vec(), seed, self.now);
-        self.networks.push(Network { up: Some((up, nat)), below: Vec::new() });
+        let longer = self.conditions.asymmetry.mul_f64(self.rng.random());
+        self.networks.push(Network { up: Some((up, nat)), below: Vec::new(), longer });
         NetworkId(self.networks.len() - 1)
     }
 
@@ -350,7 +372,7 @@ impl<P: Program> World<P> {
         self.syns += u64::from(matches!(segment.packet.kind, Kind::Tcp(flags) if flags.bare_syn()));
         let jitter = self.conditions.jitter.mul_f64(self.rng.random());
         if self.hop(INTERNET, &mut segment, INTERNET_HOPS) {
-            let at = self.now + self.conditions.delay + jitter;
+            let at = self.now + self.conditions.delay + self.networks[from.0].longer + jitter;
             self.schedule(at, Happening::In(INTERNET, segment));
         }
     }

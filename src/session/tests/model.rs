@@ -21,10 +21,18 @@ enum Move {
     Cut(usize, usize),
     /// A link that both sides attach.
     Attach,
-    /// A link that only the initiator comes to attach.
+    /// A link that only the initiator comes to attach; the responder has none.
     AttachHalf,
+    /// A link of which the responder has not yet heard.
+    AttachInitiator,
+    /// Now it has.
+    AttachResponder,
     Pass(u64),
     Exchange,
+    /// A few bytes are written and sent, and some of what was sent arrives.
+    Talk(usize, usize, usize),
+    /// Changes a bit on its way.
+    Damage(usize, usize),
 }
 
 fn moves() -> impl Strategy<Value = Move> {
@@ -42,8 +50,12 @@ fn moves() -> impl Strategy<Value = Move> {
         1 => (size.clone(), size).prop_map(|(a, b)| Move::Cut(a, b)),
         2 => Just(Move::Attach),
         1 => Just(Move::AttachHalf),
+        2 => Just(Move::AttachInitiator),
+        3 => Just(Move::AttachResponder),
         2 => (0..60u64).prop_map(Move::Pass),
         3 => Just(Move::Exchange),
+        6 => (0..2usize, 0..8usize, 0..300usize).prop_map(|(s, p, n)| Move::Talk(s, p, n)),
+        1 => (0..2usize, any::<usize>()).prop_map(|(s, bit)| Move::Damage(s, bit)),
     ]
 }
 
@@ -121,6 +133,8 @@ impl Model {
             }
             Move::Attach => self.pair.attach(),
             Move::AttachHalf => self.pair.attach_only([true, false]),
+            Move::AttachInitiator => self.pair.attach_initiator(),
+            Move::AttachResponder => self.pair.attach_responder(),
             Move::Pass(ms) => {
                 self.pair.now += MS * ms as u32;
                 for session in &mut self.pair.sessions {
@@ -129,6 +143,14 @@ impl Model {
                         session.detach(self.pair.now);
                     }
                 }
+            }
+            Move::Damage(side, bit) => self.pair.damage(side, bit),
+            Move::Talk(side, pick, count) => {
+                if let Some(id) = self.pick(side, pick) {
+                    self.write(side, id, 1 + count % 7);
+                }
+                self.pair.transmit(side, usize::MAX);
+                self.pair.deliver(side, count).unwrap();
             }
             Move::Exchange => {
                 self.pair.exchange();

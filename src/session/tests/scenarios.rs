@@ -95,13 +95,13 @@ fn nothing_is_sent_again_that_the_peer_has() {
     pair.pass(2 * ACK_DELAY);
     pair.write(INITIATOR, id, &pattern(100_000));
     pair.transmit(INITIATOR, usize::MAX);
-    // One record of two gets through; its acknowledgement does not come back.
+    // Some records get through; their acknowledgement does not come back.
     pair.deliver(INITIATOR, 70_000).unwrap();
     pair.attach();
     pair.settle();
     assert_eq!(pair.read(RESPONDER, id), pattern(100_000));
     let replayed = pair.stats(INITIATOR).bytes_replayed;
-    assert!((30_000..40_000).contains(&replayed), "{replayed}");
+    assert!((30_000..45_000).contains(&replayed), "{replayed}");
     assert_eq!(pair.stats(RESPONDER).duplicates, 0);
 }
 
@@ -231,7 +231,7 @@ fn a_keystroke_passes_a_bulk_transfer() {
     let count = pair.sessions[INITIATOR].writable(bulk);
     pair.write(INITIATOR, bulk, &pattern(count));
     pair.transmit(INITIATOR, 1000);
-    assert!(pair.pipes[INITIATOR].len() > 65_000);
+    assert!(pair.pipes[INITIATOR].len() > 14_000);
     pair.write(INITIATOR, keys, b"x");
     pair.deliver(INITIATOR, usize::MAX).unwrap();
     pair.transmit(INITIATOR, 1);
@@ -418,4 +418,45 @@ fn the_round_trip_is_measured() {
     pair.now += 10 * MS;
     pair.deliver(RESPONDER, usize::MAX).unwrap();
     assert_eq!(pair.stats(INITIATOR).rtt, Some(20 * MS));
+}
+
+#[test]
+fn an_acknowledgement_frees_no_record_that_is_still_on_its_way() {
+    let mut pair = Pair::linked(SessionConfig::default());
+    let id = pair.opened();
+    for round in 0..10u8 {
+        pair.write(INITIATOR, id, &[round, 1]);
+        pair.settle();
+        // The answer brings the acknowledgement; more leaves before it comes, and is lost.
+        pair.write(RESPONDER, id, b"answer");
+        pair.transmit(RESPONDER, usize::MAX);
+        for part in 2..5 {
+            pair.write(INITIATOR, id, &[round, part]);
+            pair.transmit(INITIATOR, usize::MAX);
+        }
+        pair.deliver(RESPONDER, usize::MAX).unwrap();
+        pair.attach();
+        pair.settle();
+        let expected: Vec<u8> = (1..5).flat_map(|part| [round, part]).collect();
+        assert_eq!(pair.read(RESPONDER, id), expected);
+        assert_eq!(pair.read(INITIATOR, id), b"answer");
+    }
+}
+
+#[test]
+fn a_program_that_waits_to_write_hears_of_a_reset() {
+    let mut pair = Pair::linked(SessionConfig::default());
+    let id = pair.opened();
+    while pair.sessions[INITIATOR].writable(id) > 0 {
+        let count = pair.sessions[INITIATOR].writable(id);
+        pair.write(INITIATOR, id, &pattern(count));
+        pair.settle();
+    }
+    pair.write(RESPONDER, id, b"not read yet");
+    pair.settle();
+    pair.sessions[RESPONDER].reset(id, ResetReason::Reset);
+    pair.settle();
+    assert_eq!(pair.events(INITIATOR), [SessionEvent::Readable(id), SessionEvent::Writable(id)]);
+    let write = pair.sessions[INITIATOR].write(id, Bytes::from_static(b"x"));
+    assert_eq!(write, Err(MuxError::Reset(ResetReason::Reset)));
 }

@@ -1,0 +1,92 @@
+//! How large a record may be, so that a keystroke behind it does not wait.
+//!
+//! A full record of 64 KiB keeps a link of 10 Mbit/s busy for 52 ms. A record holds what the link
+//! delivers in [`TIME`], as the acknowledgements tell: full records from 130 Mbit/s on, [`LEAST`] below
+//! 8 Mbit/s. Smaller records cost nothing but 40 bytes each, so a rate that is underestimated (the
+//! program had little to send) does no harm.
+
+use std::time::{Duration, Instant};
+
+/// How long one record may keep the link busy.
+const TIME: Duration = Duration::from_millis(4);
+
+/// Smallest largest record, bytes: 1 % of it is overhead.
+const LEAST: usize = 4 * 1024;
+
+/// Largest record before anything was acknowledged, bytes: the first flight of TCP.
+const FIRST: usize = 14 * 1024;
+
+/// Acknowledgements are added up for at least this long: they come in lumps of 25 ms.
+const SAMPLE: Duration = Duration::from_millis(50);
+
+/// Measures one link.
+#[derive(Debug)]
+pub(super) struct Pace {
+    since: Instant,
+    acknowledged: usize,
+    record: usize,
+}
+
+impl Pace {
+    /// A new link.
+    pub(super) fn new(now: Instant) -> Self {
+        Pace { since: now, acknowledged: 0, record: FIRST }
+    }
+
+    /// That many bytes were acknowledged.
+    pub(super) fn acknowledged(&mut self, now: Instant, bytes: usize) {
+        self.acknowledged += bytes;
+        let elapsed = now.saturating_duration_since(self.since);
+        // A fast link shows what it is before the time is over.
+        let enough = elapsed >= SAMPLE || self.in_time(elapsed.max(SAMPLE)) > self.record;
+        if enough {
+            self.record = self.in_time(elapsed.max(SAMPLE)).max(LEAST);
+        }
+        if elapsed >= SAMPLE {
+            (self.since, self.acknowledged) = (now, 0);
+        }
+    }
+
+    /// Largest plaintext of the next record, bytes.
+    pub(super) fn record(&self) -> usize {
+        self.record
+    }
+
+    /// Bytes in [`TIME`], if those acknowledged took `elapsed`.
+    fn in_time(&self, elapsed: Duration) -> usize {
+        let share = TIME.as_secs_f64() / elapsed.as_secs_f64();
+        (self.acknowledged as f64 * share) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{session::testing::start, wire::record::MAX_SESSION_BODY};
+
+    /// The record's size after a second of that rate.
+    fn after_a_second(bytes_a_second: usize) -> usize {
+        let mut now = start();
+        let mut pace = Pace::new(now);
+        for _ in 0..40 {
+            now += Duration::from_millis(25);
+            pace.acknowledged(now, bytes_a_second / 40);
+        }
+        pace.record()
+    }
+
+    #[test]
+    fn a_fast_link_gets_full_records_and_a_slow_one_small_ones() {
+        assert!(after_a_second(125_000_000) >= MAX_SESSION_BODY);
+        assert_eq!(after_a_second(1_250_000), 5_000);
+        assert_eq!(after_a_second(1_000), LEAST);
+    }
+
+    #[test]
+    fn a_very_fast_link_is_known_within_a_few_records() {
+        let now = start();
+        let mut pace = Pace::new(now);
+        pace.acknowledged(now + Duration::from_millis(2), 4 << 20);
+        assert!(pace.record() >= MAX_SESSION_BODY);
+    }
+}
