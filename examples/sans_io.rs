@@ -84,10 +84,9 @@ fn main() {
         let probe_servers = vec![addr(SERVER), addr("192.0.2.1:7863")];
         let settings = Settings { key, servers: vec![addr(SERVER)], server_key: None, probe_servers, role };
         let endpoint = Endpoint::new(began, [seed; 32], settings);
-        world.peers.insert(
-            addr(address),
-            Peer { endpoint, listening: BTreeMap::new(), openings: BTreeMap::new() },
-        );
+        world
+            .peers
+            .insert(addr(address), Peer { endpoint, listening: BTreeMap::new(), openings: BTreeMap::new() });
     }
     while world.linked.len() < 2 {
         world.step();
@@ -132,7 +131,10 @@ impl World {
                 self.after(DELAY, Arrival::Datagram(me, to, datagram));
             }
             Output::Admit { ask, .. } => {
-                self.after(Duration::ZERO, Arrival::Input(me, Input::Admit { ask, verdict: Ok(Psk::none()) }));
+                self.after(
+                    Duration::ZERO,
+                    Arrival::Input(me, Input::Admit { ask, verdict: Ok(Psk::none()) }),
+                );
             }
             Output::Bind { ports, count } => {
                 let v4 = (0..count).map(|port| 40_000 + port).collect();
