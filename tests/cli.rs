@@ -382,3 +382,64 @@ fn the_demo_passes_and_leaves_nothing_behind() {
     }
     assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn an_invite_is_the_first_line_of_standard_input_and_the_rest_is_payload() {
+    let server = Server::start();
+    let (host, client) = (server.home(), server.home());
+    let echo = echo_service().to_string();
+    let _expose = exposed(&server, &host, &[&echo]);
+    let code = host.run(["invite", "myhost"]).out;
+    let carried =
+        client.run_with_input(["connect", "myhost", "--stdio", "--invite", "-"], &format!("{code}payload"));
+    carried.succeeded();
+    assert_eq!(carried.out, "hello\npayload");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_host_that_is_started_anew_is_found_again_and_the_local_port_stays() {
+    let server = Server::start();
+    let (host, client) = (server.home(), server.home());
+    let (echo, key) = (echo_service().to_string(), client.key());
+    let host_key = host.key();
+    let expose = exposed(&server, &host, &[&echo, "--allow", &key]);
+    let words = ["connect", "myhost", "-L", "0", "--host-key", &host_key];
+    let mut connect = Running::start(client.command(words));
+    let address = address_in(&connect.line("listening on"));
+    expose.terminate();
+    assert_eq!(expose.end().code, 0);
+    connect.line("\"myhost\" ended the session: it was stopped there");
+    connect.line("waiting for \"myhost\"");
+    let _expose = exposed(&server, &host, &[&echo, "--allow", &key]);
+    assert_eq!(address_in(&connect.line("listening on")), address);
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "hello\n");
+}
+
+#[test]
+fn a_second_run_with_the_same_key_takes_the_name_and_the_first_one_says_so() {
+    let server = Server::start();
+    let host = server.home();
+    let first = exposed(&server, &host, &["1"]);
+    let _second = exposed(&server, &host, &["1"]);
+    first.end().failed(1, &["another \"punchtunnel expose\" with this key", "stop one of the two"]);
+}
+
+#[test]
+fn a_server_key_on_the_command_line_is_pinned_once_it_is_proved() {
+    let server = Server::start();
+    let host = server.home();
+    // The server's own key, as it prints it.
+    let probe = server.home();
+    let _pinning = exposed(&server, &probe, &["1"]);
+    let pin = probe.read("known_servers");
+    let key = pin.trim_end().rsplit(' ').next().expect("a key").to_owned();
+    let named = format!("{}#{key}", server.address);
+    let mut expose = Running::start(host.command(["expose", "1", "--as", "other", "--rendezvous", &named]));
+    expose.line("registered as \"other\"");
+    assert_eq!(host.read("known_servers"), pin);
+}
