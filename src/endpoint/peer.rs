@@ -343,6 +343,9 @@ impl Peer {
         if link.epoch <= self.newest {
             return env.out.push_back(Output::Close { conn });
         }
+        // Whoever completes a link's handshake has the secret of the line, so this is a proof as good as
+        // the first datagram on it, which may be late or lost.
+        self.announce(env.out);
         (self.link, self.newest) = (Some(link.epoch), link.epoch);
         self.links += 1;
         self.failures = 0;

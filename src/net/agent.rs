@@ -18,10 +18,12 @@ use super::{
     admission::{Admission, Question},
     clock,
     event::{Event, EventSource},
+    lan,
     ports::PunchPorts,
     tcp_datagrams::{Arrived, TcpDatagrams},
     tunnel::{Beginning, Tunnel},
     udp::UdpSockets,
+    watch::{self, Change, Watch},
 };
 use crate::{
     endpoint::{ConnId, Endpoint, Input, Output, Path, PeerId, Settings},
@@ -65,6 +67,7 @@ pub(crate) struct Agent {
     arrivals: Box<dyn Arrivals>,
     events: EventSource,
     linger: Duration,
+    watch: Watch,
     /// Set once the agent is told to stop.
     stops_at: Option<Instant>,
 }
@@ -97,6 +100,7 @@ impl Agent {
             tcp: TcpDatagrams::new(arriving),
             arrived,
             ports: PunchPorts::new(settings.servers.clone())?,
+            watch: Watch::new(settings.servers.clone()),
             endpoint: Endpoint::new(clock::now(), clock::seed(), settings),
             commands: orders,
             commander: commands.downgrade(),
@@ -113,6 +117,8 @@ impl Agent {
     /// Runs until told to [stop](Input::Stop), or until nobody can command it any more.
     pub(crate) async fn run(mut self) {
         self.carry_out();
+        let mut looks = tokio::time::interval(watch::INTERVAL);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             if self.stops_at.is_some_and(|at| self.endpoint.is_finished() || at <= clock::now()) {
                 break;
@@ -135,6 +141,7 @@ impl Agent {
                     }
                 }
                 command = self.commands.recv() => self.command(command),
+                _ = looks.tick() => self.look(),
                 () = clock::until(deadline) => {
                     self.endpoint.handle_timeout(clock::now());
                     self.carry_out();
@@ -144,6 +151,19 @@ impl Agent {
         for tunnel in self.tunnels.into_values() {
             tunnel.end(Goodbye::Stopped);
         }
+    }
+
+    fn look(&mut self) {
+        let Some(change) = self.watch.look() else { return };
+        tracing::info!(?change, "this computer's place in the network changed");
+        let addresses = lan::all();
+        for tunnel in self.tunnels.values() {
+            if let Change::Slept(time) = change {
+                tunnel.slept(time);
+            }
+            tunnel.addresses_changed(&addresses);
+        }
+        self.tell(Input::NetworkChanged);
     }
 
     fn datagram(&mut self, path: Path, datagram: &[u8]) {

@@ -33,8 +33,11 @@ use crate::{
     wire::stream::{OpenRequest, ResetReason},
 };
 
-/// Room for one read from a local connection: two full records.
+/// Size of the buffers that local connections are read into: two full records.
 const CHUNK: usize = 128 << 10;
+
+/// A buffer with less room is replaced: so keystrokes share one, and bulk data is read in large pieces.
+const LEAST_ROOM: usize = 32 << 10;
 
 /// A service that does not answer by then cannot be reached. A service in the host's own network
 /// answers in milliseconds; one repetition of the SYN comes after a second, another after three.
@@ -191,13 +194,19 @@ async fn failure(local: &TcpStream) -> io::Error {
     }
 }
 
+fn make_room(buffer: &mut BytesMut) {
+    if buffer.capacity() - buffer.len() < LEAST_ROOM {
+        buffer.reserve(CHUNK);
+    }
+}
+
 async fn copy_up(local: &TcpStream, stream: &Stream) -> Result<(), Broken> {
     let mut buffer = BytesMut::new();
     loop {
         // Nothing is read that cannot be passed on: this is where a full session stops a program.
         stream.writable().await.map_err(Broken::Remote)?;
         local.readable().await.map_err(Broken::Local)?;
-        buffer.reserve(CHUNK);
+        make_room(&mut buffer);
         match local.try_read_buf(&mut buffer) {
             Ok(0) => return Ok(()),
             Ok(_) => stream.write_all_of(buffer.split().freeze()).await.map_err(Broken::Remote)?,
@@ -237,7 +246,7 @@ where
         let mut buffer = BytesMut::new();
         loop {
             stream.writable().await?;
-            buffer.reserve(CHUNK);
+            make_room(&mut buffer);
             // An input that fails has ended, for all that the other side can be told.
             if input.read_buf(&mut buffer).await.unwrap_or(0) == 0 {
                 break;

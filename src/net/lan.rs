@@ -1,6 +1,9 @@
 //! This machine's LAN addresses: where a peer behind the same NAT may simply connect to.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr, UdpSocket},
+};
 
 use crate::wire::peer::MAX_LAN;
 
@@ -24,10 +27,15 @@ pub(crate) fn addresses(servers: &[SocketAddr]) -> Vec<IpAddr> {
     });
     let mut addresses = towards;
     addresses.extend(in_lan.map(|interface| interface.ip()));
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     addresses.retain(|address| seen.insert(*address));
     addresses.truncate(MAX_LAN);
     addresses
+}
+
+/// All addresses of this machine, of whatever kind.
+pub(crate) fn all() -> BTreeSet<IpAddr> {
+    if_addrs::get_if_addrs().unwrap_or_default().iter().map(if_addrs::Interface::ip).collect()
 }
 
 /// The local address that the routing table picks for a destination; nothing is sent.

@@ -5,12 +5,17 @@ use std::{
     io::{self, IoSlice},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-/// Least room for one read: a few full records, so that a fast link costs few system calls.
-pub(super) const READ: usize = 256 << 10;
+/// Size of a receive buffer: a few full records, so that a fast link costs few system calls. What is cut
+/// out of it lives on until it is read, so a buffer is used up once and then replaced.
+const READ: usize = 256 << 10;
+
+/// A buffer with less room than a full record is replaced: reading into the last few bytes of one costs
+/// as much as reading a whole record.
+const LEAST_ROOM: usize = (64 << 10) + 64;
 
 /// Unsent bytes in the kernel above which the socket takes no more. What is sent next is decided when
 /// the socket can take it: a keystroke waits behind this much and no more, whatever the size of the
@@ -32,6 +37,13 @@ pub(super) fn prepare(stream: &TcpStream) {
     #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
     if let Err(error) = socket.set_tcp_notsent_lowat(NOT_SENT) {
         tracing::debug!(%error, "link without TCP_NOTSENT_LOWAT");
+    }
+}
+
+/// Makes room for the next read.
+pub(super) fn make_room(buffer: &mut BytesMut) {
+    if buffer.capacity() - buffer.len() < LEAST_ROOM {
+        buffer.reserve(READ);
     }
 }
 

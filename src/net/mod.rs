@@ -5,6 +5,7 @@
 //! | [`clock`] | the clock and the random numbers |
 //! | `udp`, `tcp_datagrams`, `frames` | datagrams, and their way over TCP where UDP is blocked |
 //! | `ports` | punch ports: holders, probes, listeners, openings at an instant |
+//! | `watch` | the addresses of this machine, and whether it slept |
 //! | `agent` | an [`Endpoint`](crate::endpoint::Endpoint) and all of the above |
 //! | `tunnel`, `link` | a [`Session`](crate::session::Session) and the connection under it |
 //! | `stream`, `forward` | streams, and TCP connections that lead to and from them |
@@ -32,6 +33,7 @@ mod stream;
 mod tcp_datagrams;
 mod tunnel;
 mod udp;
+mod watch;
 
 pub use self::{
     admission::{Admission, Question},

@@ -13,7 +13,9 @@
 mod state;
 
 use std::{
+    collections::BTreeSet,
     io,
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
@@ -29,7 +31,7 @@ use self::state::{Happened, Link, State};
 use super::{
     clock,
     event::{Event, EventSource},
-    link::{Outbox, READ, prepare, send_last},
+    link::{Outbox, make_room, prepare, send_last},
     stream::Stream,
 };
 use crate::{
@@ -148,6 +150,23 @@ impl Tunnel {
             self.settle(state);
             self.changed.notify_one();
         }
+    }
+
+    /// The machine has other addresses than before: a link from one that is gone will never say so.
+    pub(crate) fn addresses_changed(&self, now: &BTreeSet<IpAddr>) {
+        let gone = self.lock().link.as_ref().and_then(|link| {
+            let local = link.stream.local_addr().ok()?.ip().to_canonical();
+            (!now.contains(&local)).then_some(link.epoch)
+        });
+        if let Some(epoch) = gone {
+            self.lose(epoch, "the address of this computer changed");
+        }
+    }
+
+    /// The machine has slept for so long, which counts for the life of a session without a link.
+    pub(crate) fn slept(&self, time: Duration) {
+        self.lock().slept(time);
+        self.work.notify_one();
     }
 
     /// Resets the connection under the session, as a bad network would. For demonstrations and tests;
@@ -343,7 +362,7 @@ impl Tunnel {
             if let Err(error) = stream.readable().await {
                 break error.to_string();
             }
-            buffer.reserve(READ);
+            make_room(&mut buffer);
             match stream.try_read_buf(&mut buffer) {
                 Ok(0) => break "closed by the other side".into(),
                 Ok(_) => {

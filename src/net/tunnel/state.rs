@@ -108,6 +108,11 @@ impl State {
         true
     }
 
+    pub(super) fn slept(&mut self, time: Duration) {
+        // Where it would have been in the time before this clock began, it has long passed.
+        self.expires = self.expires.map(|at| at.checked_sub(time).unwrap_or(at));
+    }
+
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Result<(), LinkError> {
         if self.expires.is_some_and(|at| at <= now) {
             self.expires = None;
