@@ -36,6 +36,7 @@ enum Handshake {
 pub(super) struct Nominated {
     pub(super) link: EstablishedLink,
     pub(super) surplus: BytesMut,
+    pub(super) ports: PortsId,
     pub(super) remote: SocketAddr,
     pub(super) lan: bool,
     /// The agreed instant that it came of.
@@ -118,7 +119,7 @@ impl Candidates {
                 }
             }
         };
-        Some(Nominated { link, surplus, remote, lan, since })
+        Some(Nominated { link, surplus, ports, remote, lan, since })
     }
 
     /// The connection ended by itself.
@@ -126,9 +127,9 @@ impl Candidates {
         self.0.remove(&conn);
     }
 
-    /// All connections of the set are closed with it.
-    pub(super) fn released(&mut self, ports: PortsId) {
-        self.0.retain(|_, candidate| candidate.ports != ports);
+    /// The set is released, or done with: its connections are forgotten. Which they were.
+    pub(super) fn released(&mut self, ports: PortsId) -> Vec<ConnId> {
+        self.0.extract_if(.., |_, candidate| candidate.ports == ports).map(|(conn, _)| conn).collect()
     }
 
     /// Has this connection.
