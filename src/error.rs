@@ -409,6 +409,7 @@ pub fn goodbye(why: Goodbye) -> &'static str {
         Goodbye::Stopped => "it was stopped there",
         Goodbye::Unauthorised => "this computer's key is not authorised there any more; ask for a new invite",
         Goodbye::Unknown => "it was started anew; connect again",
+        Goodbye::Expired => "there was no connection for longer than it is kept (--linger)",
     }
 }
 

@@ -295,7 +295,7 @@ fn peer(vectors: &mut Vectors) {
     for why in [StartRefusal::Digest, StartRefusal::Late, StartRefusal::Plan, StartRefusal::Busy] {
         vectors.body(&format!("start refusal {why:?}"), why);
     }
-    for why in [Goodbye::Stopped, Goodbye::Unauthorised, Goodbye::Unknown] {
+    for why in [Goodbye::Stopped, Goodbye::Unauthorised, Goodbye::Unknown, Goodbye::Expired] {
         vectors.body(&format!("goodbye {why:?}"), why);
     }
     vectors.body(

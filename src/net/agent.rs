@@ -67,6 +67,7 @@ pub(crate) struct Agent {
     arrivals: Box<dyn Arrivals>,
     events: EventSource,
     linger: Duration,
+    dead_after: Option<Duration>,
     watch: Watch,
     /// Set once the agent is told to stop.
     stops_at: Option<Instant>,
@@ -84,6 +85,8 @@ pub(crate) struct Surroundings {
     pub(crate) events: EventSource,
     /// How long a session without a link lives.
     pub(crate) linger: Duration,
+    /// Silence after which a link is dead, where it was chosen.
+    pub(crate) dead_after: Option<Duration>,
 }
 
 impl Agent {
@@ -109,6 +112,7 @@ impl Agent {
             arrivals: around.arrivals,
             events: around.events,
             linger: around.linger,
+            dead_after: around.dead_after,
             stops_at: None,
         };
         Ok((agent, commands))
@@ -158,8 +162,8 @@ impl Agent {
         tracing::info!(?change, "this computer's place in the network changed");
         let addresses = lan::all();
         for tunnel in self.tunnels.values() {
-            if let Change::Slept(time) = change {
-                tunnel.slept(time);
+            if let Change::Slept(_) = change {
+                tunnel.woke();
             }
             tunnel.addresses_changed(&addresses);
         }
@@ -257,6 +261,7 @@ impl Agent {
             keys,
             initiator,
             linger: self.linger,
+            dead_after: self.dead_after,
             commands: self.commander.clone(),
             events: self.events.clone(),
         });

@@ -265,6 +265,7 @@ impl ClientBuilder {
             arrivals: Box::new(Introductions(phases)),
             events: events.clone(),
             linger: self.common.linger,
+            dead_after: self.common.dead_after,
         };
         let (agent, commands) = Agent::new(settings, around)
             .map_err(|source| NetworkError::Socket { operation: "open a UDP socket".into(), source })?;

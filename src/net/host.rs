@@ -149,6 +149,7 @@ impl HostBuilder {
             arrivals: Box::new(Sessions(Arc::new(exposed))),
             events: events.clone(),
             linger: self.common.linger,
+            dead_after: self.common.dead_after,
         };
         let (agent, commands) = Agent::new(settings, around)
             .map_err(|source| NetworkError::Socket { operation: "open a UDP socket".into(), source })?;

@@ -30,6 +30,7 @@ pub(super) struct Common {
     pub(super) key: Option<StaticKey>,
     pub(super) udp_port: u16,
     pub(super) linger: Duration,
+    pub(super) dead_after: Option<Duration>,
     pub(super) events: EventSource,
 }
 
@@ -43,6 +44,7 @@ impl Common {
             key: None,
             udp_port: 0,
             linger: LINGER,
+            dead_after: None,
             events: EventSource::new(),
         }
     }
@@ -133,7 +135,15 @@ macro_rules! common_setters {
             self
         }
 
-        /// How long a session without a link lives; 24 hours without this.
+        /// Silence after which a link is held for dead, in the place of what follows from the round trip:
+        /// max(2 s, 6 × (srtt + 4 rttvar)). Below the round trip no link lives.
+        pub fn dead_after(mut self, silence: std::time::Duration) -> Self {
+            self.common.dead_after = Some(silence);
+            self
+        }
+
+        /// How long a session without a link lives, time asleep included; 24 hours without this. Then its
+        /// streams are reset.
         pub fn linger(mut self, linger: std::time::Duration) -> Self {
             self.common.linger = linger;
             self

@@ -150,4 +150,6 @@ pub enum Goodbye {
     Unauthorised,
     /// The session is not known here (any more).
     Unknown,
+    /// The session had no link for longer than it is kept.
+    Expired,
 }
