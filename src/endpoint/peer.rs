@@ -347,8 +347,13 @@ impl Peer {
         from: Completed,
         env: &mut Env,
     ) {
+        let mut stranger = false;
         let (remote, lan) = match from {
-            Completed::Accepted(remote) => (remote, false),
+            Completed::Accepted(remote) => {
+                let known = self.round.as_ref().is_some_and(|r| r.expects(remote.ip()));
+                stranger = !known && self.line.direct().is_none_or(|direct| direct.ip() != remote.ip());
+                (remote, false)
+            }
             Completed::Opening(opening) => {
                 let round = self.round.as_ref().filter(|r| r.ports == ports);
                 match round.and_then(|r| r.opening(opening)) {
@@ -365,7 +370,7 @@ impl Peer {
         });
         let seed = env.seed();
         let parties = (env.key, &self.key, &self.session, &self.line.link_psk);
-        self.candidates.begin(conn, (ports, remote, lan, since), seed, parties, epoch, env.out);
+        self.candidates.begin(conn, (ports, remote, lan, since), stranger, seed, parties, epoch, env.out);
     }
 
     pub(super) fn received(&mut self, now: Instant, conn: ConnId, bytes: &[u8], env: &mut Env) {

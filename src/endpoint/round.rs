@@ -234,6 +234,12 @@ impl Round {
         }
     }
 
+    /// Whether a connection from there may well be the other side's.
+    pub(super) fn expects(&self, remote: IpAddr) -> bool {
+        let public = self.theirs.iter().flatten().map(|theirs| theirs.address);
+        public.chain(self.openings.iter().map(|opening| opening.remote.ip())).any(|ip| ip == remote)
+    }
+
     /// Where both sides have one public address, the other's LAN addresses are tried at once, beside
     /// everything else and never in its way.
     fn try_lan(&mut self, now: Instant, server: IpAddr, out: &mut Outbox) {

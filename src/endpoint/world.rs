@@ -48,12 +48,15 @@ pub(super) struct World {
     pub(super) server_up: bool,
     /// Where each endpoint's UDP socket is seen.
     pub(super) at: [SocketAddr; 2],
-    /// One way through the server takes this much less than the direct one.
+    /// A direct datagram takes this much longer.
     pub(super) direct_delay: Duration,
+    /// The server's address in another family, over which nothing arrives.
+    pub(super) other_family: Option<SocketAddr>,
     /// TCP connections complete.
     pub(super) tcp: bool,
-    /// Numbers of the peers' datagrams that get lost (all of them are counted).
+    /// Which of the direct datagrams are lost, by their number.
     pub(super) lost: Box<dyn FnMut(usize) -> bool>,
+    /// Direct datagrams so far.
     pub(super) datagrams: usize,
     /// Sets of punch ports that are bound.
     pub(super) bound: std::collections::BTreeSet<(usize, PortsId)>,
@@ -90,6 +93,7 @@ impl World {
             server_up: true,
             at: [HOST, CLIENT].map(|who| SocketAddr::new(address(who), 5000)),
             direct_delay: Duration::ZERO,
+            other_family: None,
             tcp: true,
             lost: Box::new(|_| false),
             datagrams: 0,
@@ -104,7 +108,7 @@ impl World {
     fn start_as(&mut self, who: usize, role: Role, seed: [u8; 32]) {
         let settings = Settings {
             key: key(who as u8 + 1),
-            servers: vec![SERVER.parse().expect("address")],
+            servers: self.other_family.into_iter().chain([SERVER.parse().expect("address")]).collect(),
             server_key: None,
             probe_servers: vec![
                 SERVER.parse().expect("address"),
