@@ -70,11 +70,12 @@ impl Output {
         output
     }
 
-    /// A step that is done.
+    /// A step that is done; with it ends what went on.
     pub(crate) fn line(&self, text: &str) {
         if self.quiet {
             return;
         }
+        self.clear();
         self.always(text);
     }
 
@@ -92,21 +93,21 @@ impl Output {
             }
             return;
         }
+        self.live.set_message(text.to_owned());
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
             self.live.set_style(style);
         }
-        self.live.set_message(text.to_owned());
         self.live.enable_steady_tick(TICK);
     }
 
     /// How far a transfer is, on a terminal only.
     pub(crate) fn progress(&self, text: &str, done: u64, total: u64) {
+        self.live.set_message(text.to_owned());
         if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes}") {
             self.live.set_style(style);
         }
         self.live.set_length(total);
         self.live.set_position(done);
-        self.live.set_message(text.to_owned());
     }
 
     /// The end of what goes on.

@@ -1,8 +1,8 @@
 //! The attempts to reach the other peer: who starts a round, when, and what follows a failure.
 //!
 //! Only the initiator starts attempts. An attempt is a series of rounds, each with fresh ports and its
-//! own plan; after [`ATTEMPT`] without a link it backs off and begins again, for as long as the session
-//! lives.
+//! own plan; after [`schedule::ROUNDS`] of them, or [`ATTEMPT`], without a link it backs off and begins
+//! again, for as long as the session lives.
 
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use super::{
     round::Round,
 };
 use crate::{
+    channel::Full,
     nat,
     punch::{Budget, PLAN_VERSION, Plan, schedule},
     wire::peer::{PeerMessage, RoundId, Start, StartRefusal},
@@ -27,25 +28,32 @@ pub(super) const PREPARE: Duration = Duration::from_secs(8);
 /// a person waits no longer.
 pub(super) const ATTEMPT: Duration = Duration::from_secs(20);
 
+/// A responder prepares at most so many rounds ...
+const MAX_PREPARED: usize = 8;
+
+/// ... within this time, because each binds ports and probes. One that opened takes four seconds, so only
+/// failures that come at once are ever held up.
+const PREPARED_IN: Duration = Duration::from_secs(10);
+
 /// After this much silence on the line an attempt asks for a new introduction.
 const SILENT: Duration = Duration::from_secs(4);
 
 impl Peer {
     /// The number of the next attempt, for a request to the host that is to prepare it at once.
     pub(super) fn next_attempt(&self) -> RoundId {
-        RoundId { attempt: self.attempt + 1, round: 0 }
+        RoundId { attempt: self.last.attempt.saturating_add(1), round: 0 }
     }
 
-    /// Goes on with a round that was begun before the other side was known, or begins the attempt of
-    /// that number.
+    /// Goes on with a round that was begun before the other side was known, or begins the round of that
+    /// number. Numbers only rise: an older one is a message that came late.
     pub(super) fn begin(&mut self, now: Instant, id: RoundId, early: Option<Round>, env: &mut Env) {
-        if id.attempt <= self.attempt && id != self.next_round() {
+        if id <= self.last {
             return;
         }
-        if id.attempt > self.attempt {
+        if id.attempt > self.last.attempt {
             self.attempt_began = now;
         }
-        self.attempt = id.attempt;
+        self.last = id;
         self.retry = None;
         self.retire(now);
         self.round = Some(early.unwrap_or_else(|| env.round(now, id)));
@@ -60,8 +68,7 @@ impl Peer {
     }
 
     fn next_round(&self) -> RoundId {
-        let round = self.round.as_ref().map_or(0, |r| r.id.round.saturating_add(1));
-        RoundId { attempt: self.attempt, round }
+        RoundId { attempt: self.last.attempt, round: self.last.round.saturating_add(1) }
     }
 
     /// Puts the round's ports aside until nothing can come of them any more.
@@ -72,13 +79,36 @@ impl Peer {
         }
     }
 
-    /// An own attempt begins, and the other side is asked to join in.
+    /// An own round begins, and the other side is asked to join in. While it is away for so long that not
+    /// even this can be said, there is no use in binding and probing: the line is only asked whether it
+    /// lives.
     pub(super) fn attempt(&mut self, now: Instant, id: RoundId, env: &mut Env) {
-        let _ = self.line.send(now, PeerMessage::Prepare { id });
         self.line.ping(now);
+        match self.line.send(now, PeerMessage::Prepare { id }) {
+            Ok(()) => self.begin(now, id, None, env),
+            Err(Full) => self.no_round(now, id, "the other side has not answered for long".into(), env),
+        }
+    }
+
+    /// The initiator cannot begin a round: it tries again, not at once.
+    pub(super) fn no_round(&mut self, now: Instant, id: RoundId, why: String, env: &mut Env) {
+        self.retire(now);
+        let next = self.pause(now, env);
+        env.out.push_back(Output::Event(Event::RoundFailed { peer: self.id, id, why, next }));
+    }
+
+    /// The initiator asks for a round: prepares it, unless it asks for too many.
+    pub(super) fn prepare(&mut self, now: Instant, id: RoundId, env: &mut Env) {
+        self.prepared.retain(|at| *at + PREPARED_IN > now);
+        if id > self.last && self.prepared.len() >= MAX_PREPARED {
+            let _ = self.line.send(now, PeerMessage::NotStarted { id, why: StartRefusal::Busy });
+            return;
+        }
+        self.prepared.push(now);
         self.begin(now, id, None, env);
     }
 
+    /// Whether it is time for the responder to forget a round.
     pub(super) fn overdue(round: &Round, now: Instant) -> bool {
         round.end().map_or(round.age(now) >= ATTEMPT, |end| end <= now)
     }
@@ -93,6 +123,11 @@ impl Peer {
         };
         if round.end().is_some_and(|end| end <= now) {
             self.round_failed(now, "no connection was completed".into(), env);
+        } else if round.at.is_none() && round.mine.as_ref().is_some_and(Vec::is_empty) {
+            let why = "no probe of ours was answered: the server's TCP ports cannot be reached";
+            self.round_failed(now, why.into(), env);
+        } else if round.at.is_none() && round.theirs.as_ref().is_some_and(Vec::is_empty) {
+            self.round_failed(now, "no probe of the other side was answered".into(), env);
         } else if round.at.is_none() && round.age(now) >= PREPARE {
             let why = if round.mine.is_none() {
                 "the probes got no answer"
@@ -176,24 +211,31 @@ impl Peer {
         let id = self.round.as_ref().map_or(next, |r| r.id);
         let began = self.attempt_began;
         self.retire(now);
-        let again = now.saturating_duration_since(began) < ATTEMPT && next.round != 0;
+        let again = now.saturating_duration_since(began) < ATTEMPT && next.round < schedule::ROUNDS;
+        let next = if again { next } else { self.next_attempt() };
         let pause = if again { Duration::ZERO } else { self.back_off(now, env) };
         env.out.push_back(Output::Event(Event::RoundFailed { peer: self.id, id, why, next: pause }));
-        if again {
+        if pause.is_zero() {
             self.attempt(now, next, env);
         }
     }
 
-    pub(super) fn back_off(&mut self, now: Instant, env: &mut Env) -> Duration {
+    fn back_off(&mut self, now: Instant, env: &mut Env) -> Duration {
         let pause = schedule::pause(self.failures, env.rng.random());
         self.failures = self.failures.saturating_add(1);
         self.retry = Some(now + pause);
         pause
     }
 
+    /// Backs off where going on at once would only bring the same again.
+    fn pause(&mut self, now: Instant, env: &mut Env) -> Duration {
+        self.failures = self.failures.max(1);
+        self.back_off(now, env)
+    }
+
     fn hopeless(&mut self, now: Instant, why: String, env: &mut Env) {
         self.retire(now);
-        self.back_off(now, env);
+        self.pause(now, env);
         env.out.push_back(Output::Event(Event::Hopeless { peer: self.id, why }));
     }
 
@@ -212,6 +254,6 @@ pub(super) fn refusal(why: StartRefusal) -> &'static str {
         StartRefusal::Digest => "the other side has other predictions than ours",
         StartRefusal::Late => "the agreed instant reached the other side too late",
         StartRefusal::Plan => "the other side plans by another version: update the older one",
-        StartRefusal::Busy => "the other side's NAT is busy with another client",
+        StartRefusal::Busy => "the other side has no ports for another try just now",
     }
 }

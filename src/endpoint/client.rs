@@ -23,8 +23,8 @@ use crate::{
     },
 };
 
-/// A round that was begun before the host answered is used up to this age: a fixed mapping lasts, a
-/// progression moves on.
+/// A round that was begun before the host answered is kept up to this age: a fixed mapping lasts, a
+/// progression moves on, and the host may be hours away.
 const EARLY: Duration = Duration::from_secs(2);
 
 /// The first round of a session.
@@ -131,9 +131,8 @@ impl Endpoint {
         }
         // The server was asked over a family that gets no answer, and answers over another one.
         let asked = asking.server.and_then(|s| servers.get(s));
-        if asking.server != Some(server) && asked.is_none_or(|s| s.observed().is_none()) {
-            asking.server = Some(server);
-            self.ask(now, server);
+        if asking.server != Some(server) && asked.is_none_or(|s| s.path().is_none()) {
+            self.ask_over_any(now);
         }
     }
 
@@ -155,11 +154,11 @@ impl Endpoint {
             }
             FromServer::NotKept { request, why } if current(request) => {
                 asking.hello = None;
-                self.out.push_back(Output::Event(Event::NotKept(why)));
+                self.tell_refusal(Event::NotKept(why));
             }
             FromServer::Declined { request, why } if current(request) => {
                 asking.hello = None;
-                self.out.push_back(Output::Event(Event::Declined(why)));
+                self.tell_refusal(Event::Declined(why));
             }
             FromServer::Introduced { relation, addresses, reply } if current(relation) => {
                 self.introduced(now, Relation { server, number: relation }, addresses, &reply.0);
@@ -180,22 +179,40 @@ impl Endpoint {
         let opened = opened
             .and_then(|(body, secrets)| Some((wire::decode::<PeerReply>(&body, MAX_BODY).ok()?, secrets)));
         let Some((reply, secrets)) = opened else {
-            return self.out.push_back(Output::Event(Event::NotProved));
+            return self.tell_refusal(Event::NotProved);
         };
         let channel: Channel<PeerMessage> =
             Channel::new(secrets.datagram(), index, reply.index, MAX_PEER_DATAGRAM);
         self.out.push_back(Output::Event(Event::Introduced { addresses: addresses.clone() }));
-        let mut line = Line::new(now, (index, channel), relation, &addresses, secrets.psk("link"));
+        let mut line = Line::new(now, (index, channel), relation, secrets.psk("link"));
+        line.introduced(now, &addresses, self.server);
         line.ping(now);
         if !reply.resumed {
             self.forget_sessions();
         }
         match self.peers.keys().next().copied() {
             Some(id) => self.with_peer(id, |peer, env| {
-                peer.replace_line(line);
+                peer.replace_line(now, line);
                 peer.begin_again(now, env);
             }),
             None => self.begin_session(now, prepare, line, secrets.epoch()),
+        }
+    }
+
+    /// Nobody can prove a refusal (it may be the server's invention), so it is not heard while there is a
+    /// link that shows the contrary.
+    fn tell_refusal(&mut self, refusal: Event) {
+        if self.peers.values().all(|peer| peer.link.is_none()) {
+            self.out.push_back(Output::Event(refusal));
+        }
+    }
+
+    /// The server has lost the host before the host could answer: it does not keep the request.
+    pub(super) fn request_gone(&mut self, request: u32) {
+        if let Some(asking) = self.asking().filter(|a| a.request == request)
+            && let Some(hello) = &mut asking.hello
+        {
+            hello.waited = false;
         }
     }
 
@@ -241,16 +258,41 @@ impl Endpoint {
         if let Some(round) = &mut asking.early {
             round.conclude(now);
         }
-        if let Some(server) = asking.server.filter(|_| due) {
+        let stale = asking.early.take_if(|round| round.begun() + EARLY <= now);
+        if let Some(round) = stale {
+            self.out.push_back(Output::Release { ports: round.ports });
+        }
+        if due {
+            self.ask_over_any(now);
+        }
+    }
+
+    /// Asks over the family that was asked over before, or else over one that is alive.
+    fn ask_over_any(&mut self, now: Instant) {
+        let instead = self.reached_over();
+        let servers = &self.servers;
+        let Part::Client(asking) = &mut self.part else { return };
+        let alive = |server: usize| servers.get(server).is_some_and(|s| s.path().is_some());
+        asking.server = asking.server.filter(|server| alive(*server)).or(instead).or(asking.server);
+        if let Some(server) = asking.server {
             self.ask(now, server);
         }
     }
 
+    /// An association is lost, and what was asked for over it.
+    pub(super) fn ask_again(&mut self, now: Instant, lost: usize) {
+        if self.asking().is_some_and(|a| a.server == Some(lost)) {
+            self.ask_over_any(now);
+        }
+    }
+
     /// When the host is to be asked for again: the line is silent while it is needed, its keys are old,
-    /// or an answer does not come. Never while the server keeps the request.
+    /// or an answer does not come. Never while the server keeps the request, and never without a server:
+    /// the request that is queued goes out with the first datagrams of the next association.
     fn next_ask(&self) -> Option<Instant> {
         let Part::Client(asking) = &self.part else { return None };
-        if self.stopping || asking.hello.as_ref().is_some_and(|h| h.waited) {
+        let kept = asking.hello.as_ref().is_some_and(|h| h.waited);
+        if self.stopping || kept || self.reached_over().is_none() {
             return None;
         }
         let soonest = asking.asked? + PATIENCE;
@@ -268,8 +310,9 @@ impl Endpoint {
     pub(super) fn part_timeout(&self) -> Option<Instant> {
         match &self.part {
             Part::Client(asking) => {
-                let early = asking.early.as_ref().and_then(Round::deadline);
-                early.into_iter().chain(self.next_ask()).min()
+                let early = asking.early.as_ref().map(|round| round.begun() + EARLY);
+                let probes = asking.early.as_ref().and_then(Round::deadline);
+                early.into_iter().chain(probes).chain(self.next_ask()).min()
             }
             Part::Host(host) => host.poll_timeout(),
         }

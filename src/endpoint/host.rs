@@ -12,10 +12,10 @@ use super::{
 };
 use crate::{
     channel::{Body, Channel},
-    secure::{Psk, Purpose, Responder},
+    secure::{Psk, PublicKey, Purpose, Responder},
     wire::{
         self, MAX_BODY,
-        peer::{MAX_PEER_DATAGRAM, PeerHello, PeerMessage, PeerReply},
+        peer::{Goodbye, MAX_PEER_DATAGRAM, PeerHello, PeerMessage, PeerReply},
         server::{Decline, FromServer, ToServer},
     },
 };
@@ -26,6 +26,10 @@ const MAX_ASKS: usize = 64;
 /// Most sessions of a host: each has a line, punch ports while it looks for a link, and what the
 /// driver keeps for it.
 const MAX_PEERS: usize = 256;
+
+/// Sessions of one client's key: several tunnels at once, or runs that were killed and have not been
+/// given up by the driver yet.
+const MAX_SESSIONS_OF_KEY: usize = 16;
 
 /// Most sessions whose client has not sent an authentic datagram yet.
 const MAX_UNPROVED: usize = 16;
@@ -72,9 +76,9 @@ impl Endpoint {
             }
             FromServer::Introduced { relation, addresses, .. } => {
                 // Relations are numbered for this node, whichever family the message comes over.
-                let lines = self.peers.values_mut().flat_map(|p| p.fresh.iter_mut().chain([&mut p.line]));
-                for line in lines.filter(|l| l.relation.is_some_and(|r| r.number == relation)) {
-                    line.introduced(now, &addresses);
+                let address = self.server;
+                for line in self.lines().filter(|l| l.relation.is_some_and(|r| r.number == relation)) {
+                    line.introduced(now, &addresses, address);
                 }
             }
             _ => {}
@@ -130,10 +134,11 @@ impl Endpoint {
         let channel: Channel<PeerMessage> =
             Channel::new(secrets.datagram(), index, hello.index, MAX_PEER_DATAGRAM);
         // The addresses follow with the server's Introduced.
-        let line = Line::new(now, (index, channel), relation, &[], secrets.psk("link"));
+        let line = Line::new(now, (index, channel), relation, secrets.psk("link"));
         match known {
             Some(id) => self.with_peer(id, |peer, _| peer.fresh = Some(line)),
             None => {
+                self.make_room(now, &key);
                 let id = self.new_peer_id();
                 let invite = hello.invite.filter(|_| *psk.0 != [0; 32]);
                 let who = (id, key, hello.session, false);
@@ -142,6 +147,22 @@ impl Endpoint {
                     self.with_peer(id, |peer, env| peer.begin(now, round, None, env));
                 }
             }
+        }
+    }
+
+    /// Of the sessions of one key the oldest that has no link ends, where there are too many: its client
+    /// was killed and began anew. Where all have links, there is none to end, and [`MAX_PEERS`] counts.
+    fn make_room(&mut self, now: Instant, key: &PublicKey) {
+        let of_key = || self.peers.values().filter(|p| p.key == *key && p.closing.is_none());
+        if of_key().count() < MAX_SESSIONS_OF_KEY {
+            return;
+        }
+        if let Some(id) = of_key().find(|p| p.is_announced() && p.link.is_none()).map(|p| p.id) {
+            self.with_peer(id, |peer, env| {
+                let why = Goodbye::Unknown;
+                env.out.push_back(Output::SessionEnded { peer: peer.id, why });
+                peer.end(now, why, env.out);
+            });
         }
     }
 

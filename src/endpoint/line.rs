@@ -2,22 +2,34 @@
 //!
 //! From the handshake on there is a path through the server; the UDP hole makes it direct. Until the
 //! hole is known to be open every datagram takes both ways (the channel drops the copy); afterwards
-//! only the direct one.
+//! only the direct one. Pings that look for the hole, and all pongs, take one way each: a copy that
+//! came first by the other way would hide that this one is open.
 
 use std::{
-    net::SocketAddr,
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
 use crate::{
     channel::{Channel, ChannelError, Full},
-    punch::{ClockFilter, Hole, PingLog, schedule},
+    punch::{ClockFilter, Hole, PingLog, budget, schedule},
     secure::Psk,
     wire::peer::PeerMessage,
 };
 
-/// Where there is no direct path the line is asked for its round trip this often while it is needed.
+/// A ping over every path is repeated after this, and each time after twice as long ...
 const RELAY_PING: Duration = Duration::from_millis(500);
+
+/// ... up to this: a peer may be away for hours.
+const LONGEST_RELAY_PING: Duration = Duration::from_secs(8);
+
+/// Addresses of the other side that are taken from the server: one for each family. Each datagram goes
+/// to all of them, and the server must not make us a multiplier.
+const MAX_ADDRESSES: usize = 2;
+
+/// Pings that wait for their pongs. They leave at once; more than this in one datagram is nonsense.
+const MAX_PONGS: usize = 8;
 
 /// A path through the server: which association, and the relation's number there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +56,14 @@ pub(super) struct Line {
     candidates: Vec<SocketAddr>,
     clock: ClockFilter,
     pings: PingLog,
-    /// When to ask again for a sample that has not been answered by any path.
-    relay_ping: Option<Instant>,
+    /// When to ask again for a sample that has not been answered by any path, and the pause after that.
+    relay_ping: Option<(Instant, Duration)>,
+    /// Pongs to send: by which path the ping came, and its number.
+    pongs: VecDeque<(Option<SocketAddr>, u32)>,
+    /// A direct path was confirmed just now: where, and its round trip.
+    confirmed: Option<(SocketAddr, Duration)>,
+    /// The server has said where the other side is.
+    introduced: bool,
     /// Pre-shared key of this line's link handshakes.
     pub(super) link_psk: Psk,
     /// When it was made.
@@ -58,28 +76,35 @@ impl Line {
         now: Instant,
         (index, channel): (u32, Channel<PeerMessage>),
         relation: Relation,
-        addresses: &[SocketAddr],
         link_psk: Psk,
     ) -> Self {
         Line {
             index,
             channel,
             relation: Some(relation),
-            hole: Hole::new(now, addresses),
-            candidates: addresses.to_vec(),
+            hole: Hole::new(now, &[]),
+            candidates: Vec::new(),
             clock: ClockFilter::new(),
             pings: PingLog::new(),
             relay_ping: None,
+            pongs: VecDeque::new(),
+            confirmed: None,
+            introduced: false,
             link_psk,
             since: now,
             heard: now,
         }
     }
 
-    /// The other side's observed addresses, where they became known only after the handshake.
-    pub(super) fn introduced(&mut self, now: Instant, addresses: &[SocketAddr]) {
-        self.hole.restart(now, addresses);
-        self.candidates = addresses.to_vec();
+    /// The other side's addresses as the server observed them. The first ones count: after that it is
+    /// the peer's own datagrams that say where it is. `server` as in [`budget::may_open_to`].
+    pub(super) fn introduced(&mut self, now: Instant, addresses: &[SocketAddr], server: IpAddr) {
+        if std::mem::replace(&mut self.introduced, true) {
+            return;
+        }
+        let sensible = |a: &&SocketAddr| a.port() != 0 && budget::may_open_to(a.ip(), server);
+        self.candidates = addresses.iter().filter(sensible).take(MAX_ADDRESSES).copied().collect();
+        self.hole.restart(now, &self.candidates);
     }
 
     /// A datagram for this line came, from that address or (`None`) through the server. Answers with
@@ -101,31 +126,38 @@ impl Line {
             match message {
                 PeerMessage::Ping { sample } => {
                     self.pings.received(now, sample);
-                    self.channel.send_once(now, PeerMessage::Pong { sample, held_us: 0 });
-                }
-                PeerMessage::Pong { sample, held_us } => {
-                    if let Some(from) = from {
-                        let before = self.hole.direct();
-                        self.hole.handle_pong(now, from);
-                        if self.hole.direct() != before {
-                            self.clock.path_changed();
-                        }
+                    if self.pongs.len() < MAX_PONGS {
+                        self.pongs.push_back((from, sample));
                     }
-                    if self.clock.pong(now, sample, held_us).is_some() {
-                        self.relay_ping = None;
-                    }
-                    self.set_rtt();
                 }
+                PeerMessage::Pong { sample, held_us } => self.pong(now, from, (sample, held_us)),
                 other => rest.push(other),
             }
         }
         Ok(rest)
     }
 
-    fn set_rtt(&mut self) {
+    fn pong(&mut self, now: Instant, from: Option<SocketAddr>, (sample, held_us): (u32, u32)) {
+        let Some(rtt) = self.clock.pong(now, sample, held_us) else { return };
+        self.relay_ping = None;
+        if let Some(from) = from {
+            let before = self.hole.direct();
+            self.hole.handle_pong(now, from);
+            if self.hole.direct() != before {
+                self.clock.path_changed();
+            }
+            if self.hole.direct() == Some(from) {
+                self.confirmed = Some((from, rtt));
+            }
+        }
         if let Some((rtt, _)) = self.clock.smoothed() {
             self.channel.set_rtt(rtt);
         }
+    }
+
+    /// Where a direct path was confirmed since the last call, and its round trip.
+    pub(super) fn take_confirmed(&mut self) -> Option<(SocketAddr, Duration)> {
+        self.confirmed.take()
     }
 
     /// Sends a message that arrives, once and in order.
@@ -135,23 +167,29 @@ impl Line {
 
     /// Asks for a sample of the clock at once, over every path there is, until one is answered.
     pub(super) fn ping(&mut self, now: Instant) {
+        self.ping_again(now, RELAY_PING);
+    }
+
+    fn ping_again(&mut self, now: Instant, pause: Duration) {
         let sample = self.clock.ping(now);
         self.channel.send_once(now, PeerMessage::Ping { sample });
-        self.relay_ping = Some(now + RELAY_PING);
+        self.relay_ping = Some((now + pause, (pause * 2).min(LONGEST_RELAY_PING)));
     }
 
     /// The next datagram to send.
     pub(super) fn poll_transmit(&mut self, now: Instant) -> Option<Parcel> {
-        let mut due = false;
-        while self.hole.poll_ping(now).is_some() {
-            due = true;
+        if let Some((from, sample)) = self.pongs.pop_front() {
+            let datagram = self.channel.seal_alone(&PeerMessage::Pong { sample, held_us: 0 });
+            let relay = if from.is_none() { self.relation } else { None };
+            return Some(Parcel { datagram, direct: from.into_iter().collect(), relay });
         }
-        if due {
+        if let Some(to) = self.hole.poll_ping(now) {
             let sample = self.clock.ping(now);
-            self.channel.send_once(now, PeerMessage::Ping { sample });
+            let datagram = self.channel.seal_alone(&PeerMessage::Ping { sample });
+            return Some(Parcel { datagram, direct: vec![to], relay: None });
         }
-        if self.relay_ping.is_some_and(|at| at <= now) {
-            self.ping(now);
+        if let Some((_, pause)) = self.relay_ping.filter(|(at, _)| *at <= now) {
+            self.ping_again(now, pause);
         }
         let datagram = self.channel.poll_transmit(now)?;
         Some(match self.hole.direct() {
@@ -162,7 +200,8 @@ impl Line {
 
     /// When to come back.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        [self.channel.poll_timeout(), self.hole.poll_timeout(), self.relay_ping].into_iter().flatten().min()
+        let again = self.relay_ping.map(|(at, _)| at);
+        [self.channel.poll_timeout(), self.hole.poll_timeout(), again].into_iter().flatten().min()
     }
 
     /// The address of the other peer, where the hole is open.

@@ -16,6 +16,8 @@
 mod attempt;
 mod candidates;
 mod client;
+#[cfg(test)]
+mod hardships;
 mod host;
 mod io;
 mod line;
@@ -23,6 +25,8 @@ mod peer;
 mod round;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -35,7 +39,7 @@ use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 pub use io::*;
 
 use self::{
-    line::{Parcel, Relation},
+    line::{Line, Parcel, Relation},
     peer::{Completed, Env, Peer},
 };
 use crate::{
@@ -171,7 +175,7 @@ impl Endpoint {
             Input::LinkLost { peer, epoch } => {
                 self.with_peer(peer, |peer, env| peer.link_lost(now, epoch, env));
             }
-            Input::End { peer, why } => self.with_peer(peer, |peer, _| peer.end(now, why)),
+            Input::End { peer, why } => self.with_peer(peer, |peer, env| peer.end(now, why, env.out)),
             Input::NetworkChanged => {
                 self.servers.iter_mut().for_each(|s| s.handle_network_change(now));
                 self.peers.values_mut().for_each(|p| p.line.handle_network_change(now));
@@ -213,7 +217,7 @@ impl Endpoint {
     fn stop(&mut self, now: Instant) {
         self.stopping = true;
         for peer in self.peers.values_mut() {
-            peer.end(now, Goodbye::Stopped);
+            peer.end(now, Goodbye::Stopped, &mut self.out);
         }
         if let Part::Host(_) = self.part {
             for server in 0..self.servers.len() {
@@ -272,12 +276,11 @@ impl Endpoint {
             let Ok(messages) = line.handle(now, from, counter, sealed) else { return };
             // The first authentic datagram proves the other side, its invite included.
             if fresh && let Some(line) = peer.fresh.take() {
-                peer.replace_line(line);
+                peer.replace_line(now, line);
             }
             peer.announce(env.out);
-            for message in messages {
-                peer.handle(now, message, env);
-            }
+            peer.tell_hole(env.out);
+            peer.handle_all(now, messages, env);
         });
         true
     }
@@ -305,8 +308,12 @@ impl Endpoint {
                     self.out.push_back(Output::Event(Event::ServerSilent { since }));
                 }
                 ClientEvent::Lost => {
-                    self.drop_relations(|r| r.server == server);
-                    self.introduce_self(now, server);
+                    self.relations_over(server);
+                    match self.part {
+                        _ if self.stopping => {}
+                        Part::Host(_) => self.introduce_self(now, server),
+                        Part::Client(_) => self.ask_again(now, server),
+                    }
                 }
             }
         }
@@ -317,7 +324,10 @@ impl Endpoint {
             FromServer::Relay { datagram, .. } => {
                 self.peer_datagram(now, None, &datagram.0);
             }
-            FromServer::Gone { relation } => self.drop_relations(|r| r.number == relation),
+            FromServer::Gone { relation } => {
+                self.drop_relation(relation);
+                self.request_gone(relation);
+            }
             other => match self.part {
                 Part::Host(_) => self.host_message(now, server, other),
                 Part::Client(_) => self.client_message(now, server, other),
@@ -344,11 +354,32 @@ impl Endpoint {
         }
     }
 
-    fn drop_relations(&mut self, gone: impl Fn(&Relation) -> bool) {
-        let lines = self.peers.values_mut().flat_map(|p| p.fresh.as_mut().into_iter().chain([&mut p.line]));
-        for line in lines {
-            line.relation.take_if(|r| gone(r));
+    /// An association over which an endpoint is reached now, if there is one.
+    fn reached_over(&self) -> Option<usize> {
+        self.servers.iter().position(|server| server.path().is_some())
+    }
+
+    /// An association is lost. The server knows a relation by both ends, whichever family they speak
+    /// over: where there is another one, it goes on there.
+    fn relations_over(&mut self, lost: usize) {
+        let instead = self.reached_over();
+        for line in self.lines() {
+            line.relation = line.relation.and_then(|relation| match instead {
+                _ if relation.server != lost => Some(relation),
+                Some(server) => Some(Relation { server, ..relation }),
+                None => None,
+            });
         }
+    }
+
+    fn drop_relation(&mut self, number: u32) {
+        for line in self.lines() {
+            line.relation.take_if(|r| r.number == number);
+        }
+    }
+
+    fn lines(&mut self) -> impl Iterator<Item = &mut Line> {
+        self.peers.values_mut().flat_map(|p| p.fresh.iter_mut().chain([&mut p.line]))
     }
 
     fn completed(&mut self, now: Instant, ports: PortsId, conn: ConnId, from: Completed) {

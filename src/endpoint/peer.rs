@@ -19,10 +19,9 @@ use super::{
     round::Round,
 };
 use crate::{
-    nat,
     secure::{EpochKeys, PublicKey, StaticKey},
     wire::{
-        peer::{Goodbye, PeerMessage, RoundId},
+        peer::{Goodbye, PeerMessage, RoundId, StartRefusal},
         probe::ProbeAnswer,
     },
 };
@@ -76,7 +75,12 @@ pub(super) struct Peer {
     /// The newest link that there ever was.
     newest: u32,
     links: u32,
-    pub(super) attempt: u32,
+    /// The direct path that was told of last.
+    hole: Option<SocketAddr>,
+    /// The round that was begun last.
+    pub(super) last: RoundId,
+    /// When the latest rounds were prepared (responder only).
+    pub(super) prepared: Vec<Instant>,
     pub(super) attempt_began: Instant,
     pub(super) failures: u32,
     pub(super) retry: Option<Instant>,
@@ -108,7 +112,9 @@ impl Peer {
             link: None,
             newest: 0,
             links: 0,
-            attempt: 0,
+            hole: None,
+            last: RoundId { attempt: 0, round: 0 },
+            prepared: Vec::new(),
             attempt_began: now,
             failures: 0,
             retry: None,
@@ -130,18 +136,27 @@ impl Peer {
         self.unannounced.is_none()
     }
 
-    /// A new handshake made a new line, proved by both sides.
-    pub(super) fn replace_line(&mut self, line: Line) {
+    /// A new handshake made a new line, proved by both sides. What was under way on the old one is lost,
+    /// or begins again; only a dead link must not be forgotten.
+    pub(super) fn replace_line(&mut self, now: Instant, line: Line) {
         self.line = line;
         self.fresh = None;
+        if self.link.is_none() && self.newest > 0 {
+            let _ = self.line.send(now, PeerMessage::LinkDead { epoch: self.newest });
+        }
+    }
+
+    /// A datagram came on the line: tells of a direct path that was not known before.
+    pub(super) fn tell_hole(&mut self, out: &mut Outbox) {
+        let confirmed = self.line.take_confirmed();
+        if let Some((remote, rtt)) = confirmed.filter(|(remote, _)| self.hole != Some(*remote)) {
+            self.hole = Some(remote);
+            out.push_back(Output::Event(Event::HoleOpen { peer: self.id, remote, rtt }));
+        }
     }
 
     /// Everything that follows from the time and from what is known.
     pub(super) fn advance(&mut self, now: Instant, env: &mut Env) {
-        for (ports, _) in self.retired.extract_if(.., |(_, until)| *until <= now) {
-            self.candidates.released(ports);
-            env.out.push_back(Output::Release { ports });
-        }
         if self.closing.is_some_and(|until| until <= now || self.line.is_idle()) {
             self.leave(env.out);
         }
@@ -158,16 +173,34 @@ impl Peer {
         } else if self.round.as_ref().is_some_and(|r| Self::overdue(r, now)) {
             self.retire(now);
         }
+        // Last, because what was retired just now may have nothing to wait for.
+        for (ports, _) in self.retired.extract_if(.., |(_, until)| *until <= now) {
+            self.candidates.released(ports);
+            env.out.push_back(Output::Release { ports });
+        }
     }
 
-    /// What the other side says.
-    pub(super) fn handle(&mut self, now: Instant, message: PeerMessage, env: &mut Env) {
+    /// What the other side says, all of one datagram.
+    pub(super) fn handle_all(&mut self, now: Instant, messages: Vec<PeerMessage>, env: &mut Env) {
+        // After a long silence all that was said in it comes at once. Only the last round is still meant.
+        let is_prepare = |message: &PeerMessage| matches!(message, PeerMessage::Prepare { .. });
+        let last = messages.iter().rposition(is_prepare);
+        for (at, message) in messages.into_iter().enumerate() {
+            if !is_prepare(&message) || Some(at) == last {
+                self.handle(now, message, env);
+            }
+        }
+    }
+
+    fn handle(&mut self, now: Instant, message: PeerMessage, env: &mut Env) {
+        if self.gone || (self.closing.is_some() && !matches!(message, PeerMessage::Goodbye { .. })) {
+            return;
+        }
         match message {
             PeerMessage::Ping { .. } | PeerMessage::Pong { .. } | PeerMessage::Started { .. } => {}
-            PeerMessage::Prepare { id } if !self.initiator => self.begin(now, id, None, env),
+            PeerMessage::Prepare { id } if !self.initiator => self.prepare(now, id, env),
             PeerMessage::Predicted { id, predictions, lan } => {
-                let valid = predictions.iter().all(nat::Prediction::is_sound);
-                if let Some(round) = self.round.as_mut().filter(|r| r.id == id && valid) {
+                if let Some(round) = self.round.as_mut().filter(|r| r.id == id) {
                     round.predicted(predictions, lan);
                 }
             }
@@ -178,7 +211,11 @@ impl Peer {
                 }
             }
             PeerMessage::LinkDead { epoch } => {
-                if self.link == Some(epoch) {
+                // The initiator numbers links, and may have lost one before its nomination arrived here.
+                if !self.initiator {
+                    self.newest = self.newest.max(epoch);
+                }
+                if let Some(epoch) = self.link.filter(|link| *link <= epoch) {
                     env.out.push_back(Output::KillLink { peer: self.id, epoch });
                     self.unlinked(now, env);
                 }
@@ -210,18 +247,26 @@ impl Peer {
     }
 
     /// This side ends the session; the other one is told for as long as it takes, within limits.
-    pub(super) fn end(&mut self, now: Instant, why: Goodbye) {
+    pub(super) fn end(&mut self, now: Instant, why: Goodbye, out: &mut Outbox) {
         if self.closing.is_none() {
             let _ = self.line.send(now, PeerMessage::Goodbye { why });
             self.closing = Some(now + CLOSING);
+            self.release(out);
         }
     }
 
-    fn leave(&mut self, out: &mut Outbox) {
+    /// Gives up everything that was to become a link.
+    fn release(&mut self, out: &mut Outbox) {
         let ports = self.retired.drain(..).map(|(ports, _)| ports);
         for ports in ports.chain(self.round.take().map(|r| r.ports)) {
+            self.candidates.released(ports);
             out.push_back(Output::Release { ports });
         }
+        self.retry = None;
+    }
+
+    fn leave(&mut self, out: &mut Outbox) {
+        self.release(out);
         self.gone = true;
     }
 
@@ -260,14 +305,12 @@ impl Peer {
     }
 
     pub(super) fn bind_failed(&mut self, now: Instant, ports: PortsId, why: String, env: &mut Env) {
-        if self.round.as_ref().is_some_and(|r| r.ports == ports) {
+        let Some(id) = self.round.as_ref().filter(|r| r.ports == ports).map(|r| r.id) else { return };
+        if self.initiator {
+            self.no_round(now, id, format!("no punch ports could be bound: {why}"), env);
+        } else {
             self.retire(now);
-            if self.initiator {
-                let next = self.back_off(now, env);
-                let id = RoundId { attempt: self.attempt, round: 0 };
-                let why = format!("no punch ports could be bound: {why}");
-                env.out.push_back(Output::Event(Event::RoundFailed { peer: self.id, id, why, next }));
-            }
+            let _ = self.line.send(now, PeerMessage::NotStarted { id, why: StartRefusal::Busy });
         }
     }
 
@@ -343,8 +386,12 @@ impl Peer {
         if link.epoch <= self.newest {
             return env.out.push_back(Output::Close { conn });
         }
+        // Whoever completes a link's handshake has the secret of the line, so this is a proof as good as
+        // the first datagram on it, which may be late or lost.
+        self.announce(env.out);
         (self.link, self.newest) = (Some(link.epoch), link.epoch);
-        self.links += 1;
+        self.links = self.links.saturating_add(1);
+        self.prepared.clear();
         self.failures = 0;
         self.retry = None;
         let took = now.saturating_duration_since(since);

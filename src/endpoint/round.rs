@@ -220,9 +220,15 @@ impl Round {
         Some(PeerMessage::Predicted { id: self.id, predictions, lan: self.lan.clone() })
     }
 
-    /// The other side's predictions and LAN addresses. The first ones count.
+    /// The other side's predictions and LAN addresses. The first ones count, if they make sense: what
+    /// does not is of another version, or is meant to make us open more than we would.
     pub(super) fn predicted(&mut self, theirs: Vec<Prediction>, lan: Vec<SocketAddr>) {
-        if self.theirs.is_none() {
+        let of_family = |v4: bool| theirs.iter().filter(|t| t.address.is_ipv4() == v4).count();
+        let sensible = of_family(true) <= 1
+            && of_family(false) <= 1
+            && lan.len() <= MAX_LAN
+            && theirs.iter().all(Prediction::is_sound);
+        if self.theirs.is_none() && sensible {
             self.theirs = Some(theirs);
             self.their_lan = lan;
         }

@@ -97,17 +97,19 @@ impl Hole {
     }
 
     /// An authentic datagram of the peer came directly from `from`; `newest` if none with a higher
-    /// counter came before.
+    /// counter came before (one that came through the server may have overtaken it, which matters only
+    /// to a confirmed path).
     pub fn handle_authentic(&mut self, now: Instant, from: SocketAddr, newest: bool) {
-        if self.direct() == Some(from) || !newest {
-            return;
-        }
         let new = !self.candidates.contains(&from);
-        self.add(from);
         match self.state {
-            State::Checking { .. } if new => self.ask(now, from),
+            State::Checking { .. } if new => {
+                self.add(from);
+                self.ask(now, from);
+            }
             State::Checking { .. } => {}
+            State::Direct { remote, .. } if remote == from || !newest => {}
             State::Direct { .. } => {
+                self.add(from);
                 self.ask(now, from);
                 let next = now + patience(0);
                 self.state = State::Direct { remote: from, last_ping: now, unanswered: 1, next };
@@ -277,6 +279,15 @@ mod tests {
         assert_eq!(hole.poll_ping(t + 5 * MS), None);
         hole.handle_pong(t + 10 * MS, at(9));
         assert_eq!(hole.direct(), Some(at(9)));
+    }
+
+    #[test]
+    fn a_datagram_that_was_overtaken_through_the_server_still_shows_where_the_peer_is() {
+        let t = start();
+        let mut hole = Hole::new(t, &[at(1)]);
+        while hole.poll_ping(t).is_some() {}
+        hole.handle_authentic(t + 5 * MS, at(9), false);
+        assert_eq!(hole.poll_ping(t + 5 * MS), Some(at(9)));
     }
 
     #[test]

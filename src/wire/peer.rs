@@ -137,7 +137,7 @@ pub enum StartRefusal {
     Late,
     /// It plans by another version.
     Plan,
-    /// Its NAT is kept busy for another client.
+    /// It cannot prepare the round: it has prepared too many just now, or has no ports.
     Busy,
 }
 

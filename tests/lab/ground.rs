@@ -23,14 +23,8 @@ use crate::{
 };
 
 /// Half the way from anybody to anybody.
-pub const HALF_WAY: Line = Line {
-    delay: Duration::from_millis(10),
-    jitter: Duration::ZERO,
-    loss: 0.0,
-    rate: None,
-    queue: 0,
-    blocks_udp: false,
-};
+pub const HALF_WAY: Line =
+    Line { delay: Duration::from_millis(10), jitter: Duration::ZERO, loss: 0.0, rate: None, queue: 0 };
 
 pub fn cells() -> Vec<Cell> {
     vec![

@@ -17,8 +17,6 @@ pub struct Line {
     pub rate: Option<u64>,
     /// Bytes that may wait in front of the bottleneck; more are dropped at the tail.
     pub queue: u64,
-    /// Whether UDP is dropped, as some firewalls of companies do.
-    pub blocks_udp: bool,
 }
 
 impl Line {
@@ -30,14 +28,7 @@ impl Line {
 
 impl Default for Line {
     fn default() -> Self {
-        Self {
-            delay: Duration::ZERO,
-            jitter: Duration::ZERO,
-            loss: 0.0,
-            rate: None,
-            queue: 256 * 1024,
-            blocks_udp: false,
-        }
+        Self { delay: Duration::ZERO, jitter: Duration::ZERO, loss: 0.0, rate: None, queue: 256 * 1024 }
     }
 }
 
@@ -58,9 +49,9 @@ impl Link {
     }
 
     /// When a packet of `length` bytes that enters now comes out; `None` if it is lost.
-    pub fn carry(&mut self, now: Instant, length: usize, udp: bool, rng: &mut StdRng) -> Option<Instant> {
+    pub fn carry(&mut self, now: Instant, length: usize, rng: &mut StdRng) -> Option<Instant> {
         let line = &self.line;
-        if udp && line.blocks_udp || line.loss > 0.0 && rng.random_bool(line.loss) {
+        if line.loss > 0.0 && rng.random_bool(line.loss) {
             return None;
         }
         let mut at = now;

@@ -18,7 +18,7 @@ use crate::{
     flows::{Fate, Flows},
     link::{Line, Link},
     nat_model::{self as model, IcmpError, Nat, Verdict},
-    packet::{self, Headers, Transport},
+    packet::{self, Headers},
     translate,
     tun::Tun,
 };
@@ -189,7 +189,7 @@ impl Network {
                 packet.length = length;
                 let now = Instant::now();
                 let port = &mut self.tuns[index];
-                let out = port.up.carry(now, length, packet.is_udp(), &mut self.rng);
+                let out = port.up.carry(now, length, &mut self.rng);
                 let hop = Hop::Segment(port.segment);
                 self.deliver(now, out, hop, packet);
             }
@@ -231,14 +231,14 @@ impl Network {
             }
             (Some(_), _) => {}
         }
-        let (length, udp) = (packet.length, headers.transport == Transport::Udp);
+        let length = packet.length;
         match hop {
             Some(hop @ Hop::Tun(index)) => {
-                let out = self.tuns[index].down.carry(now, length, udp, &mut self.rng);
+                let out = self.tuns[index].down.carry(now, length, &mut self.rng);
                 self.deliver(now, out, hop, packet);
             }
             Some(hop @ Hop::Nat(nat)) => {
-                let out = self.nats[nat.0].down.carry(now, length, udp, &mut self.rng);
+                let out = self.nats[nat.0].down.carry(now, length, &mut self.rng);
                 self.deliver(now, out, hop, packet);
             }
             Some(Hop::Segment(_)) | None => self.discard(packet),
@@ -259,12 +259,7 @@ impl Network {
         match verdict {
             Verdict::Forward => {
                 translate::write_back(&header, headers, packet.write());
-                let out = self.nats[id.0].up.carry(
-                    now,
-                    packet.length,
-                    header.kind == model::Kind::Udp,
-                    &mut self.rng,
-                );
+                let out = self.nats[id.0].up.carry(now, packet.length, &mut self.rng);
                 self.deliver(now, out, Hop::Segment(outside), packet);
             }
             Verdict::Hairpin => {
@@ -356,11 +351,11 @@ impl Network {
         let destination = headers.destination.ip();
         match segment.routes.iter().find(|route| route.covers(destination)).map(|route| route.hop) {
             Some(Hop::Tun(index)) => {
-                let out = self.tuns[index].down.carry(now, packet.length, false, &mut self.rng);
+                let out = self.tuns[index].down.carry(now, packet.length, &mut self.rng);
                 self.deliver(now, out, Hop::Tun(index), packet);
             }
             Some(Hop::Nat(nat)) => {
-                let out = self.nats[nat.0].down.carry(now, packet.length, false, &mut self.rng);
+                let out = self.nats[nat.0].down.carry(now, packet.length, &mut self.rng);
                 self.deliver(now, out, Hop::Nat(nat), packet);
             }
             Some(Hop::Segment(_)) => self.discard(packet),
@@ -405,10 +400,6 @@ impl Packet {
 
     fn write(&mut self) -> &mut [u8] {
         &mut self.buffer[..self.length]
-    }
-
-    fn is_udp(&self) -> bool {
-        Headers::read(self.read()).is_some_and(|headers| headers.transport == Transport::Udp)
     }
 }
 

@@ -20,8 +20,10 @@ enum Kind {
     Fixed,
     /// The next one is a regular step away and nobody else takes it.
     Progression,
-    /// Nobody can say it.
-    Other,
+    /// One of a range that can be covered, or a progression that is not regular: a matter of luck.
+    Vague,
+    /// Any of 64 k.
+    Random,
 }
 
 fn kind(behaviour: &Behaviour) -> Kind {
@@ -33,7 +35,8 @@ fn kind(behaviour: &Behaviour) -> Kind {
         {
             Kind::Progression
         }
-        _ => Kind::Other,
+        (_, Assignment::Random { .. }) => Kind::Random,
+        _ => Kind::Vague,
     }
 }
 
@@ -48,8 +51,9 @@ pub fn must_connect(a: &Behaviour, b: &Behaviour) -> Expected {
         return Expected::MustNot;
     }
     match (kind(a), kind(b)) {
-        (Kind::Other, Kind::Other) => Expected::MustNot,
-        (Kind::Other, _) | (_, Kind::Other) => Expected::May,
+        (Kind::Random, Kind::Fixed) | (Kind::Fixed, Kind::Random) => Expected::May,
+        (Kind::Random, _) | (_, Kind::Random) => Expected::MustNot,
+        (Kind::Vague, _) | (_, Kind::Vague) => Expected::May,
         (Kind::Progression, Kind::Progression) => Expected::May,
         _ if moves_on_reset(a) || moves_on_reset(b) => Expected::May,
         _ => Expected::Must,
@@ -66,6 +70,7 @@ mod tests {
         let linux = Behaviour::linux(Unsolicited::Reset);
         let open = Behaviour::endpoint_independent(Filtering::EndpointIndependent);
         let (sequential, random) = (Behaviour::sequential(1), Behaviour::random());
+        let block = Behaviour::block(256);
         let strict = Behaviour::strict();
         for (a, b, expected) in [
             (&linux, &linux, Expected::Must),
@@ -76,6 +81,8 @@ mod tests {
             (&sequential, &sequential, Expected::May),
             (&random, &linux, Expected::May),
             (&random, &random, Expected::MustNot),
+            (&random, &sequential, Expected::MustNot),
+            (&block, &block, Expected::May),
         ] {
             assert_eq!(must_connect(a, b), expected, "{} and {}", a.name, b.name);
             assert_eq!(must_connect(b, a), expected, "{} and {}", b.name, a.name);

@@ -8,6 +8,9 @@
 //! **After everything that happens to a host, its TCP, its program and its queues are drained until
 //! nothing is left to do, and then its next deadline is noted.**
 
+mod conditions;
+mod queue;
+
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
@@ -17,6 +20,8 @@ use std::{
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
+pub use self::conditions::Conditions;
+use self::queue::{Happening, Queued};
 use crate::{
     nat_model::{Behaviour, IcmpError, Kind, Nat, Packet, Transport, Verdict},
     tcp::{self, Segment, Stack},
@@ -70,36 +75,6 @@ pub struct NetworkId(pub usize);
 /// The internet.
 pub const INTERNET: NetworkId = NetworkId(0);
 
-/// How packets cross the internet.
-#[derive(Debug, Clone, Copy)]
-pub struct Conditions {
-    /// One way.
-    pub delay: Duration,
-    /// Up to this much more, at random for each packet.
-    pub jitter: Duration,
-    /// Of each packet.
-    pub loss: f64,
-    /// Out of each network up to this much more, drawn once: the two ways of a path differ.
-    pub asymmetry: Duration,
-    /// Programs' alarms ring up to this much too late, drawn once for each program.
-    pub lateness: Duration,
-}
-
-impl Conditions {
-    /// Nothing but delay.
-    pub fn quiet(one_way: Duration) -> Self {
-        let none = Duration::ZERO;
-        Conditions { delay: one_way, jitter: none, loss: 0.0, asymmetry: none, lateness: none }
-    }
-
-    /// What the figures of `docs/NAT.md` are measured with: 1 % loss, 4 ms of jitter, and machines and
-    /// routes that are not perfect.
-    pub fn usual(one_way: Duration) -> Self {
-        let ms = Duration::from_millis;
-        Conditions { delay: one_way, jitter: ms(4), loss: 0.01, asymmetry: one_way / 4, lateness: ms(20) }
-    }
-}
-
 struct Host<P> {
     network: NetworkId,
     addresses: Vec<IpAddr>,
@@ -119,34 +94,6 @@ struct Network {
     below: Vec<IpAddr>,
     /// How much longer the way out over the internet is than the way in.
     longer: Duration,
-}
-
-#[derive(Debug)]
-enum Happening {
-    /// A packet is in a network and needs a way.
-    In(NetworkId, Segment),
-    /// A packet reaches a host.
-    At(HostId, Segment),
-    Wake(HostId),
-}
-
-struct Queued(Instant, u64, Happening);
-
-impl PartialEq for Queued {
-    fn eq(&self, other: &Self) -> bool {
-        (self.0, self.1) == (other.0, other.1)
-    }
-}
-impl Eq for Queued {}
-impl PartialOrd for Queued {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Queued {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.0, self.1).cmp(&(other.0, other.1))
-    }
 }
 
 /// Everything.
@@ -394,6 +341,7 @@ impl<P: Program> World<P> {
     }
 
     fn arrive(&mut self, id: HostId, segment: Segment) {
+        self.note("arrives", self.hosts[id.0].network, &segment);
         let host = &mut self.hosts[id.0];
         if host.cut {
             return;

@@ -4,6 +4,8 @@
 //! client opens one stream in each session and the host answers it ([`Exchange`]): bytes that come back
 //! as they were sent are the proof of a link.
 
+mod sockets;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
@@ -14,15 +16,13 @@ use punchtunnel::{
     endpoint::{ConnId, Endpoint, Event, Input, OpenFailure, Output, Path, PeerId, PortsId, Settings},
     secure::{Psk, PublicKey},
     wire::{
-        self,
-        probe::{MAX_ANSWER, ProbeQuestion, Purpose, preamble},
+        probe::{ProbeQuestion, Purpose, preamble},
         server::Decline,
     },
 };
 
 use crate::{
     exchange::Tunnel,
-    server::{framed, take_frame},
     tcp::{self, Failure, SockId},
     world::{Io, Program},
 };
@@ -232,7 +232,7 @@ impl Peer {
             }
             Output::Link { peer, conn, link, surplus } => {
                 let epoch = link.epoch;
-                let Some(tunnel) = self.sessions.get_mut(&peer) else { return };
+                let tunnel = self.sessions.get_mut(&peer).expect("a session begins before its links");
                 let lost = match self.conns.remove(&conn) {
                     Some(sock) => {
                         self.socks.insert(sock, Use::Link { peer, epoch });
@@ -258,148 +258,6 @@ impl Peer {
                 self.sessions.remove(&peer);
             }
             Output::Event(event) => self.events.push((io.now, event)),
-        }
-    }
-
-    fn port(&mut self) -> u16 {
-        self.next_port = self.next_port.checked_add(1).unwrap_or(32_768);
-        self.next_port
-    }
-
-    fn punch_port(&self, ports: PortsId, local: u16) -> Option<u16> {
-        self.sets.get(&ports)?.get(usize::from(local)).copied()
-    }
-
-    fn send_over_tcp(&mut self, io: &mut Io<'_>, server: SocketAddr, datagram: &[u8]) {
-        if self.lines.get(&server).is_none_or(|line| line.sock.is_none()) {
-            let port = self.port();
-            let Ok(sock) = io.tcp.connect(io.now, port, server, None) else { return };
-            // Queued until the connection is there.
-            io.tcp.send(io.now, sock, &preamble(Purpose::Datagrams));
-            self.socks.insert(sock, Use::Datagrams { server });
-            self.lines.insert(server, Line { sock: Some(sock), buffer: Vec::new() });
-        }
-        if let Some(sock) = self.lines.get(&server).and_then(|line| line.sock) {
-            io.tcp.send(io.now, sock, &framed(datagram));
-        }
-    }
-
-    fn open(&mut self, io: &mut Io<'_>, order: Order) {
-        let Order { ports, opening, local, remote, ttl } = order;
-        if !self.sets.contains_key(&ports) {
-            return;
-        }
-        let port = match local {
-            Some(local) => self.punch_port(ports, local),
-            None => Some(self.port()),
-        };
-        match port.map(|port| io.tcp.connect(io.now, port, remote, ttl)) {
-            Some(Ok(sock)) => drop(self.socks.insert(sock, Use::Opening { ports, opening })),
-            Some(Err(tcp::TupleExists)) => {
-                self.tell(io, Input::ConnectFailed { ports, opening, why: OpenFailure::TupleExists });
-            }
-            None => {}
-        }
-    }
-
-    fn release(&mut self, io: &mut Io<'_>, released: PortsId) {
-        let mut closed = Vec::new();
-        for (&sock, usage) in &self.socks {
-            match usage {
-                Use::Probe { ports, .. } | Use::Opening { ports, .. } | Use::Conn { ports, .. }
-                    if *ports == released =>
-                {
-                    closed.push(sock);
-                }
-                _ => {}
-            }
-        }
-        for sock in closed {
-            io.tcp.close(io.now, sock);
-            if let Some(Use::Conn { conn, .. }) = self.socks.remove(&sock) {
-                self.conns.remove(&conn);
-            }
-        }
-        self.listening.retain(|port, ports| {
-            let keep = *ports != released;
-            if !keep {
-                io.tcp.unlisten(*port);
-            }
-            keep
-        });
-        self.orders.retain(|_, order| order.ports != released);
-        self.sets.remove(&released);
-    }
-
-    fn new_conn(&mut self, ports: PortsId, sock: SockId) -> ConnId {
-        self.count += 1;
-        let conn = ConnId(self.count);
-        self.conns.insert(conn, sock);
-        self.socks.insert(sock, Use::Conn { ports, conn });
-        conn
-    }
-
-    fn received(&mut self, io: &mut Io<'_>, sock: SockId, bytes: Vec<u8>) {
-        match self.socks.get_mut(&sock) {
-            Some(Use::Datagrams { server }) => {
-                let server = *server;
-                let Some(line) = self.lines.get_mut(&server) else { return };
-                line.buffer.extend_from_slice(&bytes);
-                let mut frames = Vec::new();
-                while let Some(frame) = take_frame(&mut line.buffer) {
-                    frames.push(frame);
-                }
-                for frame in frames {
-                    self.arrived(io, Path::Tcp(server), &frame);
-                }
-            }
-            Some(Use::Probe { ports, number, buffer, .. }) => {
-                buffer.extend_from_slice(&bytes);
-                let (ports, number) = (*ports, *number);
-                if let Some(frame) = take_frame(buffer) {
-                    let answer = wire::decode(&frame, MAX_ANSWER).expect("the server's own answer");
-                    self.tell(io, Input::Probed { ports, number, answer: Some(answer) });
-                }
-            }
-            Some(Use::Conn { conn, .. }) => {
-                let conn = *conn;
-                self.tell(io, Input::Received { conn, bytes });
-            }
-            Some(Use::Link { peer, .. }) => {
-                let peer = *peer;
-                let Some(tunnel) = self.sessions.get_mut(&peer) else { return };
-                tunnel.received(io.now, &bytes);
-                if let Some(epoch) = tunnel.take_lost() {
-                    self.lose(io, peer, epoch);
-                }
-            }
-            Some(Use::Opening { .. }) | None => {}
-        }
-    }
-
-    /// A connection is gone.
-    fn ended(&mut self, io: &mut Io<'_>, sock: SockId) {
-        io.tcp.close(io.now, sock);
-        match self.socks.remove(&sock) {
-            Some(Use::Datagrams { server }) => drop(self.lines.remove(&server)),
-            Some(Use::Conn { conn, .. }) => {
-                self.conns.remove(&conn);
-                self.tell(io, Input::Closed { conn });
-            }
-            Some(Use::Link { peer, epoch }) => self.lose(io, peer, epoch),
-            Some(Use::Probe { .. } | Use::Opening { .. }) | None => {}
-        }
-    }
-
-    /// Gives a link up and tells the endpoint, unless there is a newer one.
-    fn lose(&mut self, io: &mut Io<'_>, peer: PeerId, epoch: u32) {
-        let Some(tunnel) = self.sessions.get_mut(&peer) else { return };
-        if tunnel.epoch() == Some(epoch) {
-            if let Some(sock) = tunnel.detach(io.now, epoch) {
-                self.socks.remove(&sock);
-                io.tcp.close(io.now, sock);
-            }
-            self.tell(io, Input::LinkLost { peer, epoch });
         }
     }
 }

@@ -1,7 +1,5 @@
 //! Runs the binary with a home of its own and nothing of the environment's settings.
 
-#![allow(dead_code, reason = "each test file uses a part")]
-
 use std::{
     ffi::OsStr,
     io::{BufRead, BufReader, Read, Write},
@@ -189,7 +187,8 @@ impl Drop for Running {
 
 /// A rendezvous server on the loopback interface.
 pub(crate) struct Server {
-    pub(crate) home: Home,
+    /// Its home lives as long as the server.
+    _home: Home,
     pub(crate) process: Running,
     /// `HOST:PORT`.
     pub(crate) address: String,
@@ -208,7 +207,7 @@ impl Server {
             line.split(' ').filter(|word| word.starts_with("127.0.0.1:")).map(str::to_owned).collect()
         };
         let address = addresses(&listening).remove(0);
-        Server { home, process, address, probes: addresses(&probes).join(",") }
+        Server { _home: home, process, address, probes: addresses(&probes).join(",") }
     }
 
     /// A home whose environment names this server.

@@ -1,0 +1,263 @@
+//! Loss, long absence, and peers and servers that mean harm.
+
+use std::time::Duration;
+
+use super::{world::*, *};
+use crate::{
+    nat::{Filtering, Mapping, Model, Prediction},
+    punch::schedule,
+    wire::{
+        peer::{PeerMessage, RoundId},
+        server::Decline,
+    },
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+impl World {
+    fn drop_links(&mut self, whose: &[usize]) {
+        let epoch = self.links.last().expect("linked").2.epoch;
+        for &who in whose {
+            let peer = self.peer(who);
+            self.tell(who, Input::LinkLost { peer, epoch });
+        }
+    }
+
+    /// Says something to the other side that an honest endpoint would not.
+    fn say(&mut self, who: usize, message: PeerMessage) {
+        let now = self.now;
+        let endpoint = self.endpoints[who].as_mut().expect("running");
+        let line = &mut endpoint.peers.values_mut().next().expect("a session").line;
+        let _ = line.send(now, message);
+        self.drain(who);
+    }
+
+    fn count(&self, who: usize, wanted: impl Fn(&Event) -> bool) -> usize {
+        self.events.iter().filter(|(whose, _, event)| *whose == who && wanted(event)).count()
+    }
+}
+
+fn is_hole(event: &Event) -> bool {
+    matches!(event, Event::HoleOpen { .. })
+}
+
+#[test]
+fn the_second_round_of_an_attempt_is_opened_by_both_sides() {
+    let mut world = World::new(20);
+    world.tcp = false;
+    world.host();
+    world.client(Some(key(1).public()), None);
+    let second = |e: &Event| matches!(e, Event::Opening { id: RoundId { attempt: 1, round: 1 }, .. });
+    assert!(
+        world.run(15 * SECOND, |w| w.heard(HOST, second) && w.heard(CLIENT, second)),
+        "{}",
+        world.story()
+    );
+    world.tcp = true;
+    assert!(world.run(15 * SECOND, |w| w.both_linked(1)), "{}", world.story());
+}
+
+#[test]
+fn an_attempt_has_as_many_rounds_as_there_are_plans() {
+    let mut world = World::new(20);
+    world.tcp = false;
+    world.host();
+    world.client(Some(key(1).public()), None);
+    world.run(300 * SECOND, |_| false);
+    let rounds = world.events.iter().filter_map(|(_, _, e)| match e {
+        Event::Opening { id, .. } => Some(id.round),
+        _ => None,
+    });
+    assert!(rounds.max().is_some_and(|round| round > 1 && round < schedule::ROUNDS), "{}", world.story());
+    world.tcp = true;
+    assert!(world.run(90 * SECOND, |w| w.both_linked(1)), "{}", world.story());
+}
+
+#[test]
+fn the_hole_is_told_of_once_and_again_when_it_is_elsewhere() {
+    let mut world = connected(20);
+    world.run(60 * SECOND, |_| false);
+    assert_eq!((world.count(HOST, is_hole), world.count(CLIENT, is_hole)), (1, 1), "{}", world.story());
+    world.at[CLIENT].set_port(6000);
+    world.tell(CLIENT, Input::NetworkChanged);
+    world.run(60 * SECOND, |_| false);
+    assert_eq!((world.count(HOST, is_hole), world.count(CLIENT, is_hole)), (2, 1), "{}", world.story());
+    world.drop_links(&[CLIENT]);
+    assert!(world.run(10 * SECOND, |w| w.both_linked(2)), "{}", world.story());
+}
+
+#[test]
+fn a_hole_that_is_slower_than_the_server_is_found_all_the_same() {
+    let mut world = World::new(20);
+    world.direct_delay = 100 * Duration::from_millis(1);
+    world.host();
+    world.client(Some(key(1).public()), None);
+    let found = |w: &World| w.heard(CLIENT, is_hole) && w.heard(HOST, is_hole);
+    assert!(world.run(10 * SECOND, found), "{}", world.story());
+}
+
+#[test]
+fn a_peer_is_found_where_its_datagrams_come_from_though_the_server_saw_it_elsewhere() {
+    let mut world = World::new(20);
+    world.host();
+    world.client(Some(key(1).public()), None);
+    assert!(world.run(10 * SECOND, |w| w.heard(CLIENT, |e| matches!(e, Event::Introduced { .. }))));
+    // The client's NAT gives it another port towards the host.
+    world.at[CLIENT].set_port(6000);
+    let found = |w: &World| w.heard(CLIENT, is_hole) && w.heard(HOST, is_hole);
+    assert!(world.run(10 * SECOND, found), "{}", world.story());
+}
+
+#[test]
+fn any_datagram_between_the_peers_may_be_lost() {
+    for lost in 1..40 {
+        let mut world = World::new(20);
+        // With a server that relays nothing but introductions, because all goes directly too.
+        world.lost = Box::new(move |number| number == lost || number == lost + 1);
+        world.host();
+        world.client(Some(key(1).public()), None);
+        assert!(world.run(20 * SECOND, |w| w.both_linked(1)), "{lost}\n{}", world.story());
+        world.drop_links(&[HOST, CLIENT]);
+        assert!(world.run(20 * SECOND, |w| w.both_linked(2)), "{lost}\n{}", world.story());
+    }
+}
+
+#[test]
+fn both_sides_may_lose_the_link_at_once() {
+    let mut world = connected(20);
+    for links in 2..6 {
+        world.drop_links(&[HOST, CLIENT]);
+        assert!(world.run(10 * SECOND, |w| w.both_linked(links)), "{}", world.story());
+        let epochs: Vec<_> = world.links.iter().rev().take(2).map(|l| l.2.epoch).collect();
+        assert_eq!(epochs[0], epochs[1]);
+    }
+}
+
+#[test]
+fn a_peer_that_was_away_for_hours_is_reached_again() {
+    for server_up in [true, false] {
+        let mut world = connected(20);
+        world.run(5 * SECOND, |_| false);
+        (world.direct_udp, world.server_up) = (false, false);
+        world.drop_links(&[CLIENT]);
+        let before = world.next;
+        world.run(3 * 3600 * SECOND, |_| false);
+        assert!(world.next - before < 40_000, "it is quiet meanwhile: {}", world.next - before);
+        (world.direct_udp, world.server_up) = (true, server_up);
+        world.events.clear();
+        assert!(world.run(120 * SECOND, |w| w.both_linked(2)), "{}", world.story());
+        let prepared = world.count(HOST, |e| matches!(e, Event::NatFound { .. }));
+        assert!(prepared < 8, "of all that was asked for only the last is prepared: {prepared}");
+    }
+}
+
+#[test]
+fn a_flood_of_requests_to_prepare_binds_few_ports() {
+    let mut world = connected(20);
+    world.run(5 * SECOND, |_| false);
+    for attempt in 100..1100 {
+        world.say(CLIENT, PeerMessage::Prepare { id: RoundId { attempt, round: 0 } });
+        world.run(10 * Duration::from_millis(1), |_| false);
+    }
+    let probed = world.count(HOST, |e| matches!(e, Event::NatFound { .. }));
+    assert!(probed < 16, "{probed} rounds in ten seconds");
+}
+
+#[test]
+fn predictions_without_measure_are_not_planned_with() {
+    let mut world = connected(20);
+    world.run(5 * SECOND, |_| false);
+    let id = RoundId { attempt: 100, round: 0 };
+    world.say(CLIENT, PeerMessage::Prepare { id });
+    let wide = Prediction {
+        address: address(CLIENT),
+        model: Model::Random,
+        mapping: Mapping::EndpointIndependent,
+        filtering: Filtering::Unknown,
+        confidence: 50,
+    };
+    world.say(CLIENT, PeerMessage::Predicted { id, predictions: vec![wide; 9], lan: Vec::new() });
+    world.run(SECOND, |_| false);
+    let host = world.endpoints[HOST].as_ref().expect("running");
+    let round = host.peers.values().next().and_then(|p| p.round.as_ref()).expect("prepared");
+    assert!(round.theirs.is_none());
+}
+
+#[test]
+fn a_link_that_is_dead_before_its_nomination_arrives_is_not_taken() {
+    let mut world = connected(20);
+    let epoch = world.links.last().expect("linked").2.epoch;
+    world.say(CLIENT, PeerMessage::LinkDead { epoch: epoch + 1 });
+    world.run(SECOND, |_| false);
+    let killed = |(who, output): &(usize, Output)| {
+        *who == HOST && matches!(output, Output::KillLink { epoch: killed, .. } if *killed == epoch)
+    };
+    assert!(world.sessions.iter().any(killed));
+}
+
+#[test]
+fn a_session_that_is_ending_waits_without_a_deadline_in_the_past() {
+    let mut world = connected(20);
+    world.run(5 * SECOND, |_| false);
+    (world.direct_udp, world.server_up) = (false, false);
+    world.drop_links(&[CLIENT]);
+    world.run(60 * SECOND, |_| false);
+    let peer = world.peer(CLIENT);
+    world.tell(CLIENT, Input::End { peer, why: crate::wire::peer::Goodbye::Stopped });
+    world.run(60 * SECOND, |_| false);
+    assert!(world.bound.iter().all(|(who, _)| *who == HOST));
+}
+
+#[test]
+fn an_hour_later_the_keys_are_new_and_the_link_stays() {
+    let mut world = connected(20);
+    world.run(3700 * SECOND, |_| false);
+    assert_eq!(world.count(CLIENT, |e| matches!(e, Event::Introduced { .. })), 2, "{}", world.story());
+    assert_eq!(world.links.len(), 2);
+    world.drop_links(&[HOST]);
+    assert!(world.run(10 * SECOND, |w| w.both_linked(2)), "{}", world.story());
+}
+
+#[test]
+fn a_client_that_waits_for_a_host_holds_no_ports() {
+    let mut world = World::new(20);
+    world.client(Some(key(1).public()), None);
+    world.run(60 * SECOND, |_| false);
+    assert!(world.bound.is_empty());
+}
+
+#[test]
+fn a_server_that_was_away_for_hours_gets_one_request() {
+    let mut world = World::new(20);
+    world.server_up = false;
+    world.host();
+    world.client(Some(key(1).public()), None);
+    world.run(3 * 3600 * SECOND, |_| false);
+    world.server_up = true;
+    assert!(world.run(30 * SECOND, |w| w.both_linked(1)), "{}", world.story());
+}
+
+#[test]
+fn a_refusal_that_the_server_invents_does_not_end_what_works() {
+    let mut world = connected(20);
+    world.run(3590 * SECOND, |_| false);
+    world.verdict = Err(Decline::Unauthorised);
+    world.run(600 * SECOND, |_| false);
+    assert_eq!(world.count(CLIENT, |e| matches!(e, Event::Declined(_))), 0, "{}", world.story());
+}
+
+#[test]
+fn a_client_that_is_killed_again_and_again_is_let_in_each_time() {
+    let mut world = connected(20);
+    for _ in 0..40 {
+        let (peer, epoch) = (world.peer(HOST), world.links.last().expect("linked").2.epoch);
+        world.endpoints[CLIENT] = None;
+        world.tell(HOST, Input::LinkLost { peer, epoch });
+        let links = world.links.len();
+        let seed = world.next as u8;
+        world.client_of(seed);
+        assert!(world.run(20 * SECOND, |w| w.links.len() >= links + 2), "{}", world.story());
+    }
+    let host = world.endpoints[HOST].as_ref().expect("running");
+    assert!(host.peers.len() < 24, "{}", host.peers.len());
+}

@@ -1,0 +1,6 @@
+//! The real binary on the command line: what it prints where, with which exit code, and what it says
+//! when it is used wrongly.
+
+mod harness;
+mod network;
+mod words;
