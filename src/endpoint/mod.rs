@@ -305,6 +305,8 @@ impl Endpoint {
                     self.out.push_back(Output::Event(Event::ServerVersion { theirs }));
                 }
                 ClientEvent::Moved { .. } => {}
+                // One address family is enough: many networks have no IPv6.
+                ClientEvent::Silent { .. } if self.reached_over().is_some() => {}
                 ClientEvent::Silent { since } => {
                     self.out.push_back(Output::Event(Event::ServerSilent { since }));
                 }

@@ -262,6 +262,7 @@ impl Agent {
             events: self.events.clone(),
         });
         self.tunnels.insert(peer, tunnel.clone());
+        self.events.began(peer, &tunnel);
         self.events.tell(Event::SessionBegan { peer, key, invite });
         self.arrivals.session(tunnel);
     }

@@ -13,6 +13,7 @@ use super::{
     failure::{Asked, Failure, Watcher},
     forward::LocalPort,
     setup::{Common, common_setters, generate_key},
+    status::Status,
     stream::Stream,
     tunnel::Tunnel,
 };
@@ -129,6 +130,11 @@ impl Client {
     /// What happens from now on.
     pub fn events(&self) -> Events {
         self.events.subscribe()
+    }
+
+    /// How it stands now.
+    pub fn status(&self) -> Status {
+        self.events.monitor().status()
     }
 
     /// Resets the connection under the session, as a bad network would: the client punches again, and

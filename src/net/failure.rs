@@ -99,7 +99,8 @@ impl Watcher {
     /// Runs until the client is over.
     pub(super) async fn run(mut self) {
         let silent = Failure::ServerSilent { since: self.patience };
-        let mut seen = Seen { deadline: Some((clock::now() + self.patience, silent)), connected: false };
+        let deadline = clock::now().checked_add(self.patience).map(|at| (at, silent));
+        let mut seen = Seen { deadline, connected: false };
         let failure = loop {
             let at = seen.deadline.as_ref().map(|(at, _)| *at);
             tokio::select! {
@@ -136,7 +137,9 @@ impl Watcher {
             E::ServerKeyChanged { found } => return Some(Failure::ServerKeyChanged { found }),
             E::ServerVersion { theirs } => return Some(Failure::Version { theirs }),
             E::Waiting { last_seen } => {
-                let until = self.wait.map(|wait| clock::now() + wait);
+                // A host that was there may take its time to come back.
+                let wait = self.wait.filter(|_| !seen.connected);
+                let until = wait.and_then(|wait| clock::now().checked_add(wait));
                 seen.deadline = until.map(|at| (at, Failure::NotThere { last_seen }));
             }
             E::NotKept(why) => return Some(Failure::NotKept(why)),

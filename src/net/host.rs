@@ -13,6 +13,7 @@ use super::{
     event::{EventSource, Events},
     forward,
     setup::{Common, common_setters, generate_key},
+    status::Status,
     stream::Stream,
     tunnel::Tunnel,
 };
@@ -78,6 +79,11 @@ impl Host {
     /// What happens from now on.
     pub fn events(&self) -> Events {
         self.events.subscribe()
+    }
+
+    /// How it stands now.
+    pub fn status(&self) -> Status {
+        self.events.monitor().status()
     }
 
     /// The next stream for a service that the program serves [itself](HostBuilder::accept). `None` once

@@ -9,6 +9,7 @@
 //! | `agent` | an [`Endpoint`](crate::endpoint::Endpoint) and all of the above |
 //! | `tunnel`, `link` | a [`Session`](crate::session::Session) and the connection under it |
 //! | `stream`, `forward` | streams, and TCP connections that lead to and from them |
+//! | `status` | what people and programs ask: how does it stand? |
 //! | `host`, `client`, `server` | what a program runs |
 //!
 //! Locks are held for computing, never across an await. Every channel is bounded, and the tasks that
@@ -29,6 +30,7 @@ mod link;
 mod ports;
 mod server;
 mod setup;
+mod status;
 mod stream;
 mod tcp_datagrams;
 mod tunnel;
@@ -43,5 +45,6 @@ pub use self::{
     host::{Host, HostBuilder, Incoming},
     server::{Server, ServerBuilder},
     setup::generate_key,
+    status::{LinkStatus, Monitor, ServerStatus, SessionStatus, Status},
     stream::Stream,
 };

@@ -153,6 +153,11 @@ macro_rules! common_setters {
         pub fn events(&self) -> $crate::net::Events {
             self.common.events.subscribe()
         }
+
+        /// What is going to be asked how it stands, from now on.
+        pub fn monitor(&self) -> $crate::net::Monitor {
+            self.common.events.monitor()
+        }
     };
 }
 

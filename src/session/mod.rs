@@ -327,6 +327,7 @@ impl Session {
         SessionStats {
             unacknowledged: self.queue.size(),
             streams: self.mux.streams(),
+            epoch: self.epoch(),
             rtt: self.link.as_ref().and_then(|link| link.liveness.rtt()).map(|rtt| rtt.smoothed),
             ..self.stats
         }
