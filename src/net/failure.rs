@@ -117,6 +117,17 @@ impl Watcher {
         use endpoint::Event as E;
         let event = match event {
             Event::Endpoint(event) => event,
+            // The host was started anew: so is the session.
+            Event::SessionEnded { peer, why: Goodbye::Unknown } => {
+                self.phases.send_if_modified(|phase| {
+                    let ended = phase.tunnel().is_some_and(|tunnel| tunnel.peer() == peer);
+                    if ended {
+                        *phase = Phase::Asking;
+                    }
+                    ended
+                });
+                return None;
+            }
             Event::SessionEnded { why, .. } => return Some(Failure::Ended(why)),
             Event::SessionBegan { .. } | Event::LinkLost { .. } | Event::StreamRefused { .. } => return None,
         };

@@ -368,8 +368,7 @@ impl Tunnel {
             match stream.try_read_buf(&mut buffer) {
                 Ok(0) => break "closed by the other side".into(),
                 Ok(_) => {
-                    if let Err(error) = self.received(epoch, &mut buffer) {
-                        send_last(&stream, self.lock().session.poll_transmit(clock::now()));
+                    if let Err(error) = self.received(epoch, &stream, &mut buffer) {
                         break error.to_string();
                     }
                 }
@@ -380,12 +379,17 @@ impl Tunnel {
         self.lose(epoch, &why);
     }
 
-    fn received(&self, epoch: u32, buffer: &mut BytesMut) -> Result<(), LinkError> {
+    fn received(&self, epoch: u32, stream: &TcpStream, buffer: &mut BytesMut) -> Result<(), LinkError> {
         let mut state = self.lock();
         if state.link.as_ref().is_none_or(|link| link.epoch != epoch) {
+            // What comes now would go to the link that has taken this one's place.
             return Err(LinkError::DeclaredDead);
         }
-        let result = state.session.handle_input(clock::now(), buffer);
+        let now = clock::now();
+        let result = state.session.handle_input(now, buffer);
+        if result.is_err() {
+            send_last(stream, state.session.poll_transmit(now));
+        }
         self.settle(state);
         self.work.notify_one();
         result
