@@ -146,14 +146,15 @@ impl Tunnel {
         self.lock().lost == Some(epoch)
     }
 
-    /// Drops the link of that epoch, because the other side holds it for dead: nothing is reported there.
+    /// Drops the link of that epoch, because the other side holds it for dead and has said so.
     pub(crate) fn drop_link(&self, epoch: u32) {
         let mut state = self.lock();
         if state.link.as_ref().is_some_and(|link| link.epoch == epoch) {
             state.drop_link(clock::now());
             self.settle(state);
             self.changed.notify_one();
-            self.events.tell(Event::LinkLost { peer: self.peer, why: "the other side gave it up".into() });
+            let why = "the other side lost it".to_owned();
+            self.events.tell(Event::LinkLost { peer: self.peer, why });
         }
     }
 
