@@ -86,6 +86,9 @@ pub(crate) enum Command {
     Hosts(HostsArgs),
     /// Print this computer's public key
     Key,
+    /// Show how it stands with what runs on this computer
+    #[cfg(unix)]
+    Status(StatusArgs),
     /// Try everything on this computer alone: a server, a host and a client
     Demo(DemoArgs),
 }
@@ -99,6 +102,9 @@ pub(crate) struct ServerArgs {
     /// Where TCP probes go, instead of to the rendezvous server [default: its ports 7862 and 7863]
     #[arg(long, env = "PUNCHTUNNEL_PROBE_SERVER", value_name = "HOST:PORT", value_delimiter = ',')]
     pub(crate) probe_server: Vec<ServerName>,
+    /// Hold a connection for dead after so much silence [default: by its round trip, at least 2s]
+    #[arg(long, env = "PUNCHTUNNEL_DEAD_AFTER", value_name = "TIME")]
+    pub(crate) dead_after: Option<Span>,
     /// How long a session lives on without a connection [default: 24h]
     #[arg(long, env = "PUNCHTUNNEL_LINGER", value_name = "TIME")]
     pub(crate) linger: Option<Span>,
@@ -170,6 +176,9 @@ pub(crate) struct ConnectArgs {
     /// How long to wait for a host that is not there, or "forever" [default: 5m]
     #[arg(long, env = "PUNCHTUNNEL_WAIT", value_name = "TIME")]
     pub(crate) wait: Option<Span>,
+    /// Give up when there has been no connection for so long [default: forever]
+    #[arg(long, env = "PUNCHTUNNEL_GIVE_UP_AFTER", value_name = "TIME")]
+    pub(crate) give_up_after: Option<Span>,
     /// Servers.
     #[command(flatten)]
     pub(crate) servers: ServerArgs,
@@ -230,6 +239,20 @@ pub(crate) enum HostsAction {
         /// Its name, or NAME@HOST:PORT for one server only
         name: String,
     },
+}
+
+/// `status`
+#[cfg(unix)]
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// The host's name, as in expose --as or connect; without it, all that run
+    pub(crate) name: Option<Name>,
+    /// Print one line of JSON (docs/STATUS.md has its fields)
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print again each second: in place on a terminal, else below what is there
+    #[arg(long)]
+    pub(crate) watch: bool,
 }
 
 /// `demo`

@@ -10,15 +10,19 @@ use punchtunnel::{
     ConfigError, Error, NetworkError, PeerError, endpoint,
     forward::LocalRule,
     identity::{Code, Entry, Name, Pinned, Trust},
-    net::{Client, Event, Events, LocalPort, carry_pipes},
+    net::{Client, Event, Events, LocalPort, Monitor, carry_pipes},
     secure::{PublicKey, StaticKey},
     wire::{peer::Goodbye, stream::ResetReason},
 };
 
 use super::{
     args::{ConnectArgs, Secret},
-    narrate::{Narrator, Side, Telling},
+    control::{Board, Control},
+    labels::Labels,
+    narrate::{Back, Narrator, Sessions, Side, Telling},
     output::Output,
+    patience::Patience,
+    report::Role,
     servers::Servers,
     settings::{Place, Span, usage},
     stop::{Hangup, LOOK_UP_AGAIN, Stop},
@@ -45,6 +49,8 @@ struct Settings {
     known: Option<Entry>,
     invite: Option<Code>,
     wait: Duration,
+    patience: Patience,
+    control: Control,
     /// There was a connection: the ports have been told, and whoever uses them relies on this program.
     was_connected: Cell<bool>,
 }
@@ -85,6 +91,7 @@ pub(crate) async fn run(args: ConnectArgs, place: &Place, output: &Output) -> Re
             Ended::HostStopped => settings.learn(place)?,
             Ended::Offline => tokio::select! {
                 () = tokio::time::sleep(LOOK_UP_AGAIN) => {}
+                after = settings.patience.over() => return Err(settings.given_up(after)),
                 () = stop.requested() => return Ok(()),
             },
         }
@@ -123,6 +130,11 @@ impl Settings {
         }
         let key = place.key()?;
         let stdio = args.stdio;
+        let give_up = place.one(args.give_up_after, "give-up-after")?.map(|Span(span)| span);
+        let patience = Patience::new(give_up.filter(|span| *span != Duration::MAX));
+        let labels = Labels::Host(name.clone());
+        let board = Board::new(Role::Connect, name.to_string(), servers.name().to_string(), labels);
+        let control = Control::open(&place.home, board).await;
         let was_connected = Cell::new(false);
         Ok(Settings {
             name,
@@ -136,6 +148,8 @@ impl Settings {
             known,
             invite,
             wait,
+            patience,
+            control,
             was_connected,
         })
     }
@@ -156,6 +170,8 @@ impl Settings {
             key: self.key.public(),
             side: Side::Client { known: self.known.clone().map(|entry| (entry, file)), named: self.named },
             server_pin: self.servers.pin(),
+            labels: Labels::Host(self.name.clone()),
+            sessions: Sessions::default(),
         }
     }
 }
@@ -194,15 +210,20 @@ async fn once(
     if let Some(code) = &settings.invite {
         builder = builder.invite(code.clone());
     }
-    if settings.wait != Duration::MAX {
-        builder = builder.wait(settings.wait);
-    }
+    builder = match settings.was_connected.get() {
+        // How long it tries to come back is --give-up-after.
+        true => builder.patience(Duration::MAX),
+        false if settings.wait == Duration::MAX => builder,
+        false => builder.wait(settings.wait),
+    };
     let builder = settings.servers.set_up(builder);
     let events = builder.events();
-    let builder = if settings.was_connected.get() { builder.patience(Duration::MAX) } else { builder };
+    settings.control.show(builder.monitor());
     output.live(&format!("asking {} for \"{}\"", settings.servers.name(), settings.name));
+    let monitor = builder.monitor();
     let started = tokio::select! {
         started = builder.start() => started,
+        after = settings.patience.over() => return Err(settings.given_up(after)),
         () = stop.requested() => return settings.stopped(),
     };
     let client = match started {
@@ -222,8 +243,9 @@ async fn once(
     let result = tokio::select! {
         // Events first: they know more than the error that follows them.
         biased;
-        ended = watch(settings, &client, events, ports, output) => ended,
+        ended = watch(settings, &client, (events, monitor), ports, output) => ended,
         carried = carrying => carried.map(|()| Ended::Done),
+        after = settings.patience.over() => Err(settings.given_up(after)),
         () = stop.requested() => settings.stopped(),
     };
     output.clear();
@@ -243,11 +265,11 @@ async fn once(
 async fn watch(
     settings: &Settings,
     client: &Client,
-    mut events: Events,
+    (mut events, monitor): (Events, Monitor),
     ports: &[LocalPort],
     output: &Output,
 ) -> Result<Ended, Error> {
-    let narrator = settings.narrator();
+    let mut narrator = settings.narrator();
     let (mut was_reached, mut is_linked) = (false, false);
     loop {
         let event = tokio::select! {
@@ -262,9 +284,12 @@ async fn watch(
                 settings.servers.remember(event, &settings.trust)?;
                 let is_silence = matches!(event, endpoint::Event::ServerSilent { .. });
                 was_reached |= matches!(event, endpoint::Event::ServerReached { .. });
-                is_linked |= matches!(event, endpoint::Event::Connected { .. });
+                if matches!(event, endpoint::Event::Connected { .. }) {
+                    is_linked = true;
+                    settings.patience.linked();
+                }
                 let was_connected = settings.was_connected.get();
-                match narrator.tell(event) {
+                match narrator.tell(event, Back::with(event, &monitor)) {
                     // The error is about to follow.
                     _ if is_silence && !was_reached => {}
                     _ if !was_connected && matches!(event, endpoint::Event::Hopeless { .. }) => {}
@@ -291,6 +316,9 @@ async fn watch(
                 }
             }
             Event::SessionBegan { key, .. } => {
+                if let Some(text) = narrator.tell_session(&event) {
+                    output.line(&text);
+                }
                 let pinned = settings.trust.pin_host(&settings.name, settings.servers.name(), key)?;
                 if pinned == Pinned::New {
                     let file = settings.trust.home().known_hosts();
@@ -298,7 +326,10 @@ async fn watch(
                 }
             }
             other => {
-                is_linked &= !matches!(other, Event::LinkLost { .. });
+                if matches!(other, Event::LinkLost { .. } | Event::SessionEnded { .. }) {
+                    is_linked = false;
+                    settings.patience.lost();
+                }
                 if let Some(text) = narrator.tell_session(other) {
                     output.line(&text);
                 }
@@ -316,19 +347,30 @@ impl Settings {
         }
     }
 
+    fn given_up(&self, after: Duration) -> Error {
+        NetworkError::GivenUp { name: self.name.clone(), after }.into()
+    }
+
     /// Whether it is over, or goes on in another way.
     fn judge(&self, error: Error, output: &Output) -> Result<Ended, Error> {
+        self.patience.lost();
         match error {
             Error::Config(ConfigError::InviteRefused { .. }) if self.host_key.is_some() => {
                 Ok(Ended::WithoutInvite)
             }
-            Error::Peer(PeerError::Ended { why: why @ (Goodbye::Stopped | Goodbye::Unknown), .. })
-                if self.stdio.is_none() =>
-            {
+            Error::Peer(PeerError::Ended {
+                why: why @ (Goodbye::Stopped | Goodbye::Unknown | Goodbye::Expired),
+                ..
+            }) if self.stdio.is_none() => {
                 output.line(&match why {
                     Goodbye::Unknown => {
                         format!("\"{}\" was started anew: connections are reset, connecting again", self.name)
                     }
+                    Goodbye::Expired => format!(
+                        "there was no connection to \"{}\" for longer than --linger: connections are reset, \
+                         connecting again",
+                        self.name
+                    ),
                     _ => format!(
                         "\"{}\" was stopped: connections are reset, waiting for it to come back",
                         self.name

@@ -6,14 +6,18 @@ use punchtunnel::{
     identity::{Name, Trust},
     net::{Event, Events, Host},
     secure::StaticKey,
+    wire::peer::Goodbye,
 };
 
 use super::{
     args::ExposeArgs,
-    door::HostDoor,
+    control::{Board, Control},
+    door::{HostDoor, Revocation},
     invite,
-    narrate::{Narrator, Side, Telling},
+    labels::Labels,
+    narrate::{Back, Narrator, Sessions, Side, Telling},
     output::{Output, answer},
+    report::Role,
     servers::Servers,
     settings::{Place, unix_now, usage},
     stop::{Hangup, LOOK_UP_AGAIN, Stop},
@@ -42,7 +46,10 @@ pub(crate) async fn run(args: ExposeArgs, place: &Place, output: &Output) -> Res
             "nobody is let in yet: \"punchtunnel invite {name}\" makes a one-time code for a new client"
         ));
     }
-    serve(&settings, output, &mut stop).await
+    let labels = Labels::Clients(settings.trust.clone());
+    let (name, server) = (settings.name.to_string(), settings.servers.name().to_string());
+    let control = Control::open(&place.home, Board::new(Role::Expose, name, server, labels)).await;
+    serve(&settings, &control, output, &mut stop).await
 }
 
 impl Settings {
@@ -61,7 +68,12 @@ impl Settings {
     }
 }
 
-async fn serve(settings: &Settings, output: &Output, stop: &mut Stop) -> Result<(), Error> {
+async fn serve(
+    settings: &Settings,
+    control: &Control,
+    output: &Output,
+    stop: &mut Stop,
+) -> Result<(), Error> {
     let (host, events) = loop {
         let mut builder = Host::builder(settings.name.as_str())
             .key(settings.key.clone())
@@ -71,6 +83,7 @@ async fn serve(settings: &Settings, output: &Output, stop: &mut Stop) -> Result<
         }
         let builder = settings.servers.set_up(builder);
         let events = builder.events();
+        control.show(builder.monitor());
         let started = tokio::select! {
             started = builder.start() => started,
             () = stop.requested() => return Ok(()),
@@ -91,7 +104,8 @@ async fn serve(settings: &Settings, output: &Output, stop: &mut Stop) -> Result<
         output.line(&format!("exposing {service}"));
     }
     let result = tokio::select! {
-        result = watch(settings, events, output) => result,
+        result = watch(settings, &host, events, output) => result,
+        () = revoke(settings, &host) => Ok(()),
         () = stop.requested() => Ok(()),
     };
     output.clear();
@@ -99,13 +113,28 @@ async fn serve(settings: &Settings, output: &Output, stop: &mut Stop) -> Result<
     result
 }
 
-async fn watch(settings: &Settings, mut events: Events, output: &Output) -> Result<(), Error> {
-    let narrator = Narrator {
+/// Ends the sessions of clients that are not let in any more; never ends itself.
+async fn revoke(settings: &Settings, host: &Host) {
+    let mut revocation = Revocation::new(settings.trust.clone());
+    let mut looks = tokio::time::interval(Revocation::INTERVAL);
+    loop {
+        looks.tick().await;
+        for peer in revocation.look(&host.status().sessions) {
+            host.end(peer, Goodbye::Unauthorised).await;
+        }
+    }
+}
+
+async fn watch(settings: &Settings, host: &Host, mut events: Events, output: &Output) -> Result<(), Error> {
+    let monitor = host.monitor();
+    let mut narrator = Narrator {
         name: settings.name.clone(),
         server: settings.servers.name().clone(),
         key: settings.key.public(),
         side: Side::Host,
         server_pin: settings.servers.pin(),
+        labels: Labels::Clients(settings.trust.clone()),
+        sessions: Sessions::default(),
     };
     let mut was_registered = false;
     while let Some(event) = events.next().await {
@@ -113,7 +142,7 @@ async fn watch(settings: &Settings, mut events: Events, output: &Output) -> Resu
             Event::Endpoint(event) => {
                 settings.servers.remember(&event, &settings.trust)?;
                 was_registered |= event == endpoint::Event::Registered;
-                match narrator.tell(&event) {
+                match narrator.tell(&event, Back::with(&event, &monitor)) {
                     Telling::Line(text) => output.line(&text),
                     Telling::Live(text) => output.live(&text),
                     Telling::Fatal(error) if was_registered && Narrator::is_about_server(&event) => {

@@ -6,17 +6,23 @@
 mod args;
 mod clients;
 mod connect;
+mod control;
 mod demo;
 mod door;
 mod expose;
 mod hosts;
 mod invite;
 mod key;
+mod labels;
 mod narrate;
 mod output;
+mod patience;
 mod rendezvous;
+mod report;
 mod servers;
 mod settings;
+#[cfg(unix)]
+mod status;
 mod stop;
 
 use std::process::ExitCode;
@@ -66,6 +72,8 @@ fn execute(command: Command, place: Result<Place, Error>, output: &Output) -> Re
         Command::Clients(args) => clients::run(args, place, output),
         Command::Hosts(args) => hosts::run(args, place, output),
         Command::Key => key::run(place),
+        #[cfg(unix)]
+        Command::Status(args) => drive(status::run(args, place)),
         Command::Demo(_) => Ok(()),
     }
 }

@@ -1,18 +1,23 @@
 //! What happens, in sentences: every [`Event`] becomes a line, a live line or the error that ends the
 //! run.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use punchtunnel::{
     ConfigError, Error, NetworkError, PeerError,
-    endpoint::{Event, Path},
-    error::{goodbye, last_seen, seconds},
+    endpoint::{Event, Path, PeerId},
+    error::{last_seen, seconds},
     identity::{Entry, Name, ServerName},
     nat::{self, Prediction},
-    net,
+    net::{self, Monitor},
     secure::PublicKey,
-    wire::server::{Decline, NameRefusal, RequestRefusal},
+    wire::{
+        peer::Goodbye,
+        server::{Decline, NameRefusal, RequestRefusal},
+    },
 };
+
+use super::labels::Labels;
 
 /// Whom the events of a run are about.
 #[derive(Debug)]
@@ -27,6 +32,43 @@ pub(crate) struct Narrator {
     pub(crate) side: Side,
     /// What pins the server's key: its line in `known_servers`.
     pub(crate) server_pin: Option<(PathBuf, usize)>,
+    /// Who the other peers are.
+    pub(crate) labels: Labels,
+    /// What was told of sessions that go on.
+    pub(crate) sessions: Sessions,
+}
+
+/// Sessions that were told of; one goes when it ends.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions(BTreeMap<PeerId, Told>);
+
+/// A session that was told of.
+#[derive(Debug)]
+struct Told {
+    /// The other peer, as a sentence names it.
+    who: String,
+    /// The other end of its link.
+    remote: Option<SocketAddr>,
+}
+
+/// A session that has a link again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Back {
+    /// For how long it had none.
+    pub(crate) after: Duration,
+    /// Connections that it carries.
+    pub(crate) kept: usize,
+}
+
+impl Back {
+    /// What the status adds to a connection that is there again; `None` for the first one, and for one
+    /// that took the place of another.
+    pub(crate) fn with(event: &Event, monitor: &Monitor) -> Option<Back> {
+        let Event::Connected { peer, links: 2.., .. } = event else { return None };
+        let status = monitor.status();
+        let session = status.session(*peer)?;
+        Some(Back { after: session.last_outage?, kept: session.stats.streams })
+    }
 }
 
 /// What this side is.
@@ -55,8 +97,13 @@ pub(crate) enum Telling {
 }
 
 impl Narrator {
-    /// The sentence for an event.
-    pub(crate) fn tell(&self, event: &Event) -> Telling {
+    /// The sentence for an event; `back` where it is a connection that is there again.
+    pub(crate) fn tell(&mut self, event: &Event, back: Option<Back>) -> Telling {
+        if let Event::Connected { peer, remote, .. } = event
+            && let Some(told) = self.sessions.0.get_mut(peer)
+        {
+            told.remote = Some(*remote);
+        }
         let Narrator { name, server, .. } = self;
         match event {
             Event::ServerKey(key) => Telling::Line(format!("the key of {server} is {key}: it is pinned now")),
@@ -114,15 +161,31 @@ impl Narrator {
                 let connections = if *openings == 1 { "connection" } else { "connections" };
                 Telling::Live(format!("opening {openings} {connections} in {}{again}", millis(*lead)))
             }
-            Event::Connected { remote, lan, took, rtt, links, .. } => {
-                let again = if *links > 1 { " again" } else { "" };
+            Event::Connected { peer, remote, lan, took, rtt, links } => {
                 let way = if *lan { "inside the LAN" } else { "directly" };
                 let rtt = rtt.map(|rtt| format!(" (round trip {})", millis(rtt))).unwrap_or_default();
-                Telling::Line(format!("connected{again} {way} to {remote}, {}{rtt}", millis(*took)))
+                let again = if *links > 1 { " again" } else { "" };
+                Telling::Line(match (back, self.sessions.0.get(peer).filter(|_| self.is_host())) {
+                    (Some(Back { after, kept }), told) => {
+                        let who = told.map(|told| format!("{} is ", told.who)).unwrap_or_default();
+                        let kept = match kept {
+                            0 => String::new(),
+                            kept => format!(", {} kept", count(kept as u64, "connection")),
+                        };
+                        format!("{who}back after {}{kept}: {way} to {remote}{rtt}", lasted(after))
+                    }
+                    (None, Some(Told { who, .. })) => {
+                        format!("{who} is connected{again} {way} from {remote}, {}{rtt}", millis(*took))
+                    }
+                    (None, None) => {
+                        format!("connected{again} {way} to {remote}, {}{rtt}", millis(*took))
+                    }
+                })
             }
-            Event::RoundFailed { why, next, .. } => {
-                Telling::Line(format!("no connection this time: {why}; next try in {}", millis(*next)))
-            }
+            Event::RoundFailed { why, next, .. } => Telling::Live(match next.is_zero() {
+                true => format!("no connection this time: {why}; trying again"),
+                false => format!("no connection this time: {why}; next try in {}", lasted(*next)),
+            }),
             // Whether a client goes on is up to the client: after a connection it waits for a better network.
             Event::Hopeless { why, .. } => Telling::Line(match self.side {
                 Side::Host => format!("this client cannot be connected directly: {why}"),
@@ -138,15 +201,24 @@ impl Narrator {
     }
 
     /// The sentence for what happens to a session; `None` where there is nothing to say.
-    pub(crate) fn tell_session(&self, event: &net::Event) -> Option<String> {
-        let is_host = matches!(self.side, Side::Host);
+    pub(crate) fn tell_session(&mut self, event: &net::Event) -> Option<String> {
+        let is_host = self.is_host();
         match event {
-            net::Event::SessionBegan { key, invite: Some(_), .. } if is_host => {
-                Some(format!("client {key} proved an invite: it is let in from now on"))
-            }
-            net::Event::SessionBegan { key, .. } if is_host => Some(format!("client {key} is let in")),
-            net::Event::SessionBegan { invite: Some(_), .. } => {
-                Some(format!("\"{}\" proved the invite: its key is known from now on", self.name))
+            net::Event::SessionBegan { peer, key, invite } => {
+                let label = (self.labels.read())(key);
+                let who = format!("client {}", label.unwrap_or_else(|| key.to_string()));
+                let told = match (is_host, invite) {
+                    (true, Some(_)) => {
+                        Some(format!("client {key} proved an invite: it is let in from now on"))
+                    }
+                    (true, None) => Some(format!("{who} is let in")),
+                    (false, Some(_)) => {
+                        Some(format!("\"{}\" proved the invite: its key is known from now on", self.name))
+                    }
+                    (false, None) => None,
+                };
+                self.sessions.0.insert(*peer, Told { who, remote: None });
+                told
             }
             net::Event::StreamRefused { service, reason } => {
                 let service = service.as_ref().map(|s| format!("service {s}: ")).unwrap_or_default();
@@ -157,13 +229,25 @@ impl Narrator {
                     format!("{service}{}", PeerError::Reset { name, reason })
                 })
             }
-            net::Event::LinkLost { why, .. } => Some(format!("link lost ({why}); punching again")),
-            // On the client's side it is what the run ends with.
-            net::Event::SessionEnded { why, .. } if is_host => {
-                Some(format!("a client's session ended: {}", goodbye(*why)))
+            net::Event::LinkLost { peer, why } => {
+                let told = self.sessions.0.get(peer);
+                let whose = told.filter(|_| is_host).map(|told| format!(" to {}", told.who));
+                let from = told.and_then(|told| told.remote).filter(|_| why == "reset");
+                let from = from.map(|remote| format!(" by {remote}")).unwrap_or_default();
+                Some(format!("link{} lost: {why}{from}; punching again", whose.unwrap_or_default()))
+            }
+            net::Event::SessionEnded { peer, why } => {
+                let told = self.sessions.0.remove(peer);
+                let who = told.map_or_else(|| "a client".into(), |told| told.who);
+                // On the client's side it is what the run ends with.
+                is_host.then(|| format!("{who}'s session ended: {}", ended(*why)))
             }
             _ => None,
         }
+    }
+
+    fn is_host(&self) -> bool {
+        matches!(self.side, Side::Host)
     }
 
     fn server_changed(&self, found: PublicKey) -> Error {
@@ -214,6 +298,34 @@ impl Narrator {
 /// A NAT in a few words; its ports are not ours to tell here.
 fn describe(prediction: &Prediction) -> String {
     format!("{} {}", prediction.address, nat::describe(prediction, &[]))
+}
+
+/// Why a client's session ended, as its host says it.
+fn ended(why: Goodbye) -> &'static str {
+    match why {
+        Goodbye::Stopped => "it was stopped there",
+        Goodbye::Unauthorised => "its key is not in authorized_clients any more",
+        Goodbye::Unknown => "it was started anew",
+        Goodbye::Expired => "there was no connection for longer than --linger",
+    }
+}
+
+/// Three connections, one connection.
+pub(crate) fn count(number: u64, what: &str) -> String {
+    let ending = match (number, what.ends_with("ch")) {
+        (1, _) => "",
+        (_, true) => "es",
+        (_, false) => "s",
+    };
+    format!("{number} {what}{ending}")
+}
+
+/// How long something lasted: tenths of a second below a minute, because that is what outages differ by.
+pub(crate) fn lasted(duration: Duration) -> String {
+    match duration.as_millis() {
+        0..60_000 => format!("{:.1} s", duration.as_secs_f64()),
+        _ => seconds(duration).to_string(),
+    }
 }
 
 fn millis(duration: Duration) -> String {

@@ -9,11 +9,12 @@ use punchtunnel::{
     identity::{Pinned, ServerName, Trust},
     net::{ClientBuilder, HostBuilder},
     secure::PublicKey,
+    session::{LEAST_DEAD_AFTER, MOST_DEAD_AFTER},
 };
 
 use super::{
     args::ServerArgs,
-    settings::{Place, Rendezvous, Span},
+    settings::{Place, Rendezvous, Span, usage},
 };
 
 /// The rendezvous server, with the key that it must have, and where probes go.
@@ -27,6 +28,7 @@ pub(crate) struct Servers {
     is_pinned: bool,
     probe: Vec<ServerName>,
     linger: Option<Duration>,
+    dead_after: Option<Duration>,
     udp_port: Option<u16>,
 }
 
@@ -38,6 +40,12 @@ impl Servers {
             place.one(typed.rendezvous, "rendezvous")?.ok_or(ConfigError::NoServer)?;
         let probe = place.many(typed.probe_server, "probe-server")?;
         let linger = place.one(typed.linger, "linger")?.map(|Span(span)| span);
+        let dead_after = place.one(typed.dead_after, "dead-after")?.map(|Span(span)| span);
+        if let Some(silence) = dead_after
+            && !(LEAST_DEAD_AFTER..=MOST_DEAD_AFTER).contains(&silence)
+        {
+            return Err(usage("--dead-after (dead-after, PUNCHTUNNEL_DEAD_AFTER) is from 100ms to 24h"));
+        }
         let udp_port = place.one(typed.udp_port, "udp-port")?;
         let server = rendezvous.server;
         let pinned = place.trust().server(&server)?;
@@ -45,7 +53,7 @@ impl Servers {
         let pin = pinned.as_ref().filter(|_| rendezvous.key.is_none()).map(|entry| (path, entry.line));
         let is_pinned = pinned.is_some();
         let key = rendezvous.key.or(pinned.map(|entry| entry.key));
-        Ok(Servers { server, key, pin, is_pinned, probe, linger, udp_port })
+        Ok(Servers { server, key, pin, is_pinned, probe, linger, dead_after, udp_port })
     }
 
     /// After a first contact: there may be a pin now.
@@ -80,6 +88,10 @@ impl Servers {
             Some(linger) => builder.linger(linger),
             None => builder,
         };
+        let builder = match self.dead_after {
+            Some(silence) => builder.dead_after(silence),
+            None => builder,
+        };
         let builder = builder.udp_port(self.udp_port.unwrap_or(0));
         self.probe.iter().fold(builder, |builder, probe| builder.probe_server(probe.to_string()))
     }
@@ -110,6 +122,8 @@ pub(crate) trait ServerSettings: Sized {
     fn probe_server(self, server: String) -> Self;
     /// How long a session without a link lives.
     fn linger(self, linger: Duration) -> Self;
+    /// Silence after which a link is dead.
+    fn dead_after(self, silence: Duration) -> Self;
     /// The local UDP port, 0 for any.
     fn udp_port(self, port: u16) -> Self;
 }
@@ -128,6 +142,9 @@ macro_rules! server_settings {
             }
             fn linger(self, linger: Duration) -> Self {
                 self.linger(linger)
+            }
+            fn dead_after(self, silence: Duration) -> Self {
+                self.dead_after(silence)
             }
             fn udp_port(self, port: u16) -> Self {
                 self.udp_port(port)

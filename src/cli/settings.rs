@@ -17,9 +17,10 @@ use super::{
 };
 
 /// Keys of the configuration file, as the options of the same name.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 19] = [
     "rendezvous",
     "probe-server",
+    "dead-after",
     "linger",
     "udp-port",
     "listen",
@@ -32,6 +33,7 @@ const KEYS: [&str; 17] = [
     "forward",
     "host-key",
     "wait",
+    "give-up-after",
     "log-format",
     "quiet",
     "verbose",

@@ -73,6 +73,11 @@ impl Home {
         self.state.join("invites")
     }
 
+    /// Control sockets of the programs that run.
+    pub fn run_dir(&self) -> PathBuf {
+        self.state.join("run")
+    }
+
     /// What a rendezvous server keeps, unless told otherwise.
     pub fn server_data(&self) -> PathBuf {
         self.state.join("rendezvous")

@@ -13,7 +13,7 @@ use super::{
     failure::{Asked, Failure, Watcher},
     forward::LocalPort,
     setup::{Common, common_setters, generate_key},
-    status::Status,
+    status::{Monitor, Status},
     stream::Stream,
     tunnel::Tunnel,
 };
@@ -134,7 +134,12 @@ impl Client {
 
     /// How it stands now.
     pub fn status(&self) -> Status {
-        self.events.monitor().status()
+        self.monitor().status()
+    }
+
+    /// What can be asked how it stands, from anywhere.
+    pub fn monitor(&self) -> Monitor {
+        self.events.monitor()
     }
 
     /// Resets the connection under the session, as a bad network would: the client punches again, and

@@ -13,7 +13,7 @@ use super::{
     event::{EventSource, Events},
     forward,
     setup::{Common, common_setters, generate_key},
-    status::Status,
+    status::{Monitor, Status},
     stream::Stream,
     tunnel::Tunnel,
 };
@@ -83,7 +83,12 @@ impl Host {
 
     /// How it stands now.
     pub fn status(&self) -> Status {
-        self.events.monitor().status()
+        self.monitor().status()
+    }
+
+    /// What can be asked how it stands, from anywhere.
+    pub fn monitor(&self) -> Monitor {
+        self.events.monitor()
     }
 
     /// The next stream for a service that the program serves [itself](HostBuilder::accept). `None` once
