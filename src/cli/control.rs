@@ -244,20 +244,21 @@ pub(crate) mod socket {
             Some(Found { name: name.into(), role, pid, path })
         }
 
-        /// Asks. `None` where nobody is there (any more).
+        /// Asks: the answer is one line of JSON. `None` where nobody is there (any more).
         ///
         /// # Errors
         /// The program does not answer, or not sensibly.
-        pub(crate) async fn ask(&self, question: &Question) -> Option<io::Result<serde_json::Value>> {
+        pub(crate) async fn ask(&self, question: &Question) -> Option<io::Result<String>> {
             let asked = async {
                 let way = Way::to(&self.path)?;
                 let mut stream = UnixStream::connect(&way.path).await?;
                 let mut line = serde_json::to_vec(question)?;
                 line.push(b'\n');
                 stream.write_all(&line).await?;
-                let mut answer = Vec::new();
-                stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
-                Ok(serde_json::from_slice(&answer)?)
+                let mut answer = String::new();
+                BufReader::new(stream.take(MAX_ANSWER)).read_line(&mut answer).await?;
+                serde_json::from_str::<serde::de::IgnoredAny>(&answer)?;
+                Ok(answer.trim_end().to_owned())
             };
             match timeout(PATIENCE, asked).await {
                 Ok(Err(error)) if is_gone(&error) => {

@@ -323,6 +323,7 @@ pub(crate) fn count(number: u64, what: &str) -> String {
 /// How long something lasted: tenths of a second below a minute, because that is what outages differ by.
 pub(crate) fn lasted(duration: Duration) -> String {
     match duration.as_millis() {
+        ms @ 0..100 => format!("{ms} ms"),
         0..60_000 => format!("{:.1} s", duration.as_secs_f64()),
         _ => seconds(duration).to_string(),
     }

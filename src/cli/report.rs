@@ -227,7 +227,7 @@ impl fmt::Display for Session {
         if self.longest_outage_ms > 0 {
             write!(f, ", longest outage {}", time(self.longest_outage_ms))?;
         }
-        writeln!(f, ", {} open", count(self.streams, "stream"))?;
+        writeln!(f, "\n    streams  {} open", self.streams)?;
         let [sent, received, replayed] =
             [self.bytes_sent, self.bytes_received, self.bytes_replayed].map(DecimalBytes);
         write!(f, "    bytes    {sent} sent, {received} received, {replayed} replayed")?;
@@ -304,7 +304,8 @@ mod tests {
     fn a_session_is_told_in_words() {
         let expected = "  session  laptop, key key, for 2h\n\
              \x20   link     up for 1m 5s to 198.51.100.7:40000, round trip 23.5 ms, epoch 3\n\
-             \x20   so far   3 links, 2 re-punches, longest outage 1.4 s, 1 stream open\n\
+             \x20   so far   3 links, 2 re-punches, longest outage 1.4 s\n\
+             \x20   streams  1 open\n\
              \x20   bytes    1.25 MB sent, 999 B received, 0 B replayed";
         assert_eq!(session().to_string(), expected);
         let link = Link {

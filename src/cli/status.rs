@@ -6,7 +6,8 @@ use std::{
 };
 
 use punchtunnel::{ConfigError, Error, identity::Name};
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::{
@@ -46,8 +47,25 @@ pub(crate) async fn run(args: StatusArgs, place: &Place) -> Result<(), Error> {
 /// What a program answered.
 struct Answer {
     from: Found,
-    /// Its report, of this version or another.
-    report: io::Result<Value>,
+    /// Its report in JSON, of this version or another.
+    report: io::Result<String>,
+}
+
+/// Its report, or why there is none.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Said {
+    Report(Box<Report>),
+    Error { error: String },
+}
+
+impl Said {
+    fn report(self) -> Result<Box<Report>, String> {
+        match self {
+            Said::Report(report) => Ok(report),
+            Said::Error { error } => Err(error),
+        }
+    }
 }
 
 /// All that run, or those of that name; all at once, because one may hang.
@@ -77,8 +95,10 @@ impl Form {
     /// Prints; false where nobody reads any more.
     fn print(&self, answers: &[Answer], name: Option<&Name>) -> Result<bool, Error> {
         let text = match (self.json, answers) {
+            // As they came: with the order of their fields, and those that this version does not know.
             (true, _) => {
-                json!({ "processes": answers.iter().map(Answer::json).collect::<Vec<_>>() }).to_string()
+                let reports: Vec<_> = answers.iter().map(Answer::json).collect();
+                format!("{{\"processes\":[{}]}}", reports.join(","))
             }
             (false, []) => nothing_runs(name),
             (false, _) => answers.iter().map(Answer::words).collect::<Vec<_>>().join("\n\n"),
@@ -98,22 +118,21 @@ impl Form {
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    fn json(&self) -> String {
         let Found { role, name, pid, .. } = &self.from;
         match &self.report {
             Ok(report) => report.clone(),
-            Err(error) => json!({ "role": role, "name": name, "pid": pid, "error": error.to_string() }),
+            Err(error) => {
+                json!({ "role": role, "name": name, "pid": pid, "error": error.to_string() }).to_string()
+            }
         }
     }
 
     fn words(&self) -> String {
         let Found { role, name, pid, .. } = &self.from;
         let report = self.report.as_ref().map_err(ToString::to_string);
-        let report = report.and_then(|value| match value.get("error").and_then(Value::as_str) {
-            Some(error) => Err(error.to_owned()),
-            None => serde_json::from_value::<Report>(value.clone()).map_err(|e| e.to_string()),
-        });
-        match report {
+        let said = report.and_then(|text| serde_json::from_str::<Said>(text).map_err(|e| e.to_string()));
+        match said.and_then(|said| said.report()) {
             Ok(report) => report.to_string(),
             Err(why) => format!("{role} {name}, process {pid}, does not say how it stands: {why}"),
         }

@@ -314,6 +314,12 @@ impl Tunnel {
         self.work.notify_one();
     }
 
+    /// Streams that somebody holds.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.lock().streams.len()
+    }
+
     /// Nobody holds the stream any more.
     pub(super) fn forget(&self, id: StreamId) {
         self.lock().streams.remove(&id);

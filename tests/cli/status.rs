@@ -107,7 +107,7 @@ fn both_sides_tell_how_it_stands() {
     let words = pair.host.run(["status"]);
     words.succeeded();
     for said in
-        ["expose myhost, process ", "registered", "session  my laptop, key ", "up for ", "1 stream open"]
+        ["expose myhost, process ", "registered", "session  my laptop, key ", "up for ", "streams  1 open"]
     {
         assert!(words.out.contains(said), "{:?} lacks {said:?}", words.out);
     }
