@@ -8,6 +8,8 @@ use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 pub enum Move {
     Open(usize),
     Write(usize, usize, usize),
+    /// Writes until nothing more is taken.
+    Fill(usize, usize),
     Read(usize, usize, usize),
     Finish(usize, usize),
     Reset(usize, usize),
@@ -43,7 +45,7 @@ pub enum Move {
 }
 
 /// How often each kind of move is drawn, beside others.
-const WEIGHTS: [(u32, fn(&mut StdRng) -> Move); 19] = [
+const WEIGHTS: [(u32, fn(&mut StdRng) -> Move); 20] = [
     (6, |r| Move::Open(side(r))),
     (18, |r| Move::Write(side(r), pick(r), size(r))),
     (15, |r| Move::Read(side(r), pick(r), r.random_range(1..20))),
@@ -62,6 +64,7 @@ const WEIGHTS: [(u32, fn(&mut StdRng) -> Move); 19] = [
     (9, |r| Move::Run(time(r))),
     (1, |r| Move::Jump(side(r), [1, 3, 60, 12 * 3600][r.random_range(0..4)])),
     (18, |r| Move::Talk(side(r), pick(r), r.random_range(0..300))),
+    (2, |r| Move::Fill(side(r), pick(r))),
     (0, |r| Move::Close(side(r))),
 ];
 

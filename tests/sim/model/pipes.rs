@@ -22,6 +22,10 @@ pub struct End {
     pub remote_finished: bool,
     /// The last event came, or this side reset it.
     pub over: bool,
+    /// It was told that there are bytes, and has not read since.
+    readable: bool,
+    /// It was told that there is no room, and not that there is again.
+    blocked: bool,
 }
 
 /// What both programs know.
@@ -93,19 +97,27 @@ impl Pipes {
         self.change(side, id).written += count;
     }
 
+    /// No byte was taken: the session is to say when that changes.
+    pub fn blocked(&mut self, side: usize, id: StreamId) {
+        let end = self.change(side, id);
+        end.blocked |= !end.finished && !end.over;
+    }
+
     /// A write was refused because the stream is reset or the session over.
-    pub fn refused(&self, side: usize, id: StreamId) {
+    pub fn refused(&mut self, side: usize, id: StreamId) {
+        self.change(side, id).blocked = false;
         let reset = self.ends[1 - side].get(&id).is_some_and(|end| end.reset);
         assert!(reset || self.is_closed(), "{id} takes no bytes of side {side}, and nobody reset it");
     }
 
     pub fn finished(&mut self, side: usize, id: StreamId) {
-        self.change(side, id).finished = true;
+        let end = self.change(side, id);
+        (end.finished, end.blocked) = (true, false);
     }
 
     pub fn reset(&mut self, side: usize, id: StreamId) {
         let end = self.change(side, id);
-        (end.reset, end.over) = (true, true);
+        (end.reset, end.over, end.blocked) = (true, true, false);
     }
 
     /// Bytes were delivered to that side's program.
@@ -115,6 +127,7 @@ impl Pipes {
         assert!(!bytes.is_empty() && !end.remote_finished && !end.over, "{id}: bytes after the end");
         let (mut at, offset) = (0, end.read);
         end.read += bytes.len();
+        end.readable = false;
         assert!(end.read <= written, "{id}: side {side} read {} bytes of {written}", end.read);
         pattern(id, 1 - side, offset, bytes.len(), |piece| {
             let found = &bytes[at..at + piece.len()];
@@ -135,8 +148,15 @@ impl Pipes {
                 assert!(self.ends[1 - side].contains_key(&id), "{id} was never opened");
                 assert!(self.ends[side].insert(id, End::default()).is_none(), "{id} opened twice");
             }
-            SessionEvent::Readable(id) | SessionEvent::Writable(id) => {
-                assert!(!self.ends[side][&id].over, "{event:?} after the end");
+            SessionEvent::Readable(id) => {
+                let end = self.change(side, id);
+                assert!(!end.over, "{event:?} after the end");
+                end.readable = true;
+            }
+            SessionEvent::Writable(id) => {
+                let end = self.change(side, id);
+                assert!(!end.over, "{event:?} after the end");
+                end.blocked = false;
             }
             SessionEvent::RemoteFinished(id) => {
                 let other = &self.ends[1 - side][&id];
@@ -158,7 +178,10 @@ impl Pipes {
                 assert!(!end.over, "{id} ends twice");
                 end.over = true;
                 match reason {
-                    ResetReason::Reset => assert!(asked, "{id} was reset, and nobody asked for it"),
+                    ResetReason::Reset => {
+                        assert!(asked, "{id} was reset, and nobody asked for it");
+                        assert!(!end.readable, "{id} was reset before its last bytes were read");
+                    }
                     ResetReason::SessionEnded => assert!(closed, "{id} lost with the session"),
                     other => panic!("{id}: {other}"),
                 }
@@ -181,6 +204,19 @@ impl Pipes {
     /// Somebody ended the session.
     pub fn is_closed(&self) -> bool {
         self.closed[0] || self.closed[1]
+    }
+
+    /// Everybody has read everything on a good link: was everything there, and is nobody left waiting?
+    pub fn check_delivered(&self) {
+        for side in [0, 1] {
+            for (id, end) in self.ends[side].iter().filter(|(_, end)| !end.over) {
+                let other = self.ends[1 - side].get(id);
+                let other = other.unwrap_or_else(|| panic!("{id} was never announced"));
+                assert_eq!(end.read, other.written, "{id}: side {side} does not get what was written");
+                assert!(!end.blocked, "{id}: side {side} waits for room for ever");
+                assert!(end.remote_finished || !other.finished, "{id}: side {side} hears of no end");
+            }
+        }
     }
 
     /// Everybody has finished and read everything: was everything there?

@@ -291,6 +291,11 @@ impl Wires {
         self.links[0].is_some() && self.links[0] == self.links[1]
     }
 
+    /// Nothing but the sessions.
+    pub fn into_sessions(self) -> [Session; 2] {
+        self.sessions
+    }
+
     fn attach(&mut self, side: usize, epoch: u32) {
         self.newest[side] = epoch;
         if self.sessions[side].is_over() {
