@@ -75,7 +75,7 @@ impl Peer {
         }
     }
 
-    fn next_round(&self) -> RoundId {
+    pub(super) fn next_round(&self) -> RoundId {
         RoundId { attempt: self.last.attempt, round: self.last.round.saturating_add(1) }
     }
 
@@ -123,6 +123,7 @@ impl Peer {
 
     /// The initiator's part: starts rounds, and gives them up.
     pub(super) fn lead(&mut self, now: Instant, env: &mut Env) {
+        self.repeat_late(now, env);
         let Some(round) = &self.round else {
             if self.retry.is_some_and(|at| at <= now) {
                 self.begin_attempt(now, env);

@@ -36,6 +36,8 @@ impl Peer {
         let losers = Some(now + HOLD);
         if let Some(kept) = self.kept.as_mut().filter(|kept| kept.round.ports == ports) {
             kept.losers = losers;
+            let worn = self.kept.take_if(|kept| kept.round.is_worn());
+            self.retired.extend(worn.map(|kept| (kept.round.ports, now + HOLD)));
             return self.retire(now);
         }
         match self.round.take_if(|round| round.ports == ports && round.is_repeatable()) {
@@ -70,10 +72,18 @@ impl Peer {
     /// as soon as they are prepared.
     pub(super) fn begin_attempt(&mut self, now: Instant, env: &mut Env) {
         let mut id = self.next_attempt();
+        self.repeat_due = self.kept.is_some();
         if self.repeat(now, id, env) {
             id.round += 1;
         }
         self.attempt(now, id, env);
+    }
+
+    /// The line has just begun to answer again: what could not be repeated before is repeated now.
+    pub(super) fn repeat_late(&mut self, now: Instant, env: &mut Env) {
+        if self.repeat_due {
+            self.repeat(now, self.next_round(), env);
+        }
     }
 
     /// The initiator's part of a repeated round.
@@ -82,16 +92,17 @@ impl Peer {
         let Some(Kept { round, .. }) = &mut self.kept else { return false };
         let (Some(mine), Some(theirs)) = (&round.mine, &round.theirs) else { return false };
         let digest = nat::digest(mine, theirs);
-        if !round.turn(id) {
-            return false;
-        }
+        round.turn(id);
         let Ok(plan) = round.plan(true, Budget::FULL, Duration::ZERO) else { return false };
         let budget = Budget::FULL.openings;
         let start = Start { id, plan: PLAN_VERSION, budget, window_ms: 0, digest, after_us, sample };
         if self.line.send(now, PeerMessage::Start(start)).is_err() {
             return false;
         }
-        (self.last, self.attempt_began) = (id, now);
+        if id.attempt > self.last.attempt {
+            self.attempt_began = now;
+        }
+        (self.last, self.repeat_due) = (id, false);
         self.open(now, Agreed { id, at: now + lead, plan }, env);
         true
     }
@@ -107,9 +118,7 @@ impl Peer {
             return Err(StartRefusal::Late);
         };
         let at = Self::instant(&self.line, now, round, start)?;
-        if !round.turn(start.id) {
-            return Err(StartRefusal::Late);
-        }
+        round.turn(start.id);
         let plan = round.plan(false, Self::budget(start), Duration::ZERO).map_err(|_| StartRefusal::Plan)?;
         self.last = start.id;
         self.open(now, Agreed { id: start.id, at, plan }, env);

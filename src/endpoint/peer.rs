@@ -72,6 +72,8 @@ pub(super) struct Peer {
     pub(super) round: Option<Round>,
     /// What the link came of.
     pub(super) kept: Option<Kept>,
+    /// It is to be repeated as soon as the line answers.
+    pub(super) repeat_due: bool,
     pub(super) retired: Vec<(PortsId, Instant)>,
     pub(super) candidates: Candidates,
     epoch: u32,
@@ -111,6 +113,7 @@ impl Peer {
             unannounced: Some((epoch_keys, invite)),
             round: None,
             kept: None,
+            repeat_due: false,
             retired: Vec::new(),
             candidates: Candidates::default(),
             epoch: 0,
@@ -363,8 +366,13 @@ impl Peer {
         from: Completed,
         env: &mut Env,
     ) {
+        let mut stranger = false;
         let (remote, lan) = match from {
-            Completed::Accepted(remote) => (remote, budget::may_connect_in_lan(remote, env.server)),
+            Completed::Accepted(remote) => {
+                let known = self.rounds().any(|r| r.expects(remote.ip()));
+                stranger = !known && self.line.direct().is_none_or(|direct| direct.ip() != remote.ip());
+                (remote, budget::may_connect_in_lan(remote, env.server))
+            }
             Completed::Opening(opening) => {
                 let round = self.rounds().find(|r| r.ports == ports);
                 match round.and_then(|r| r.opening(opening)) {
@@ -381,7 +389,7 @@ impl Peer {
         });
         let seed = env.seed();
         let parties = (env.key, &self.key, &self.session, &self.line.link_psk);
-        self.candidates.begin(conn, (ports, remote, lan, since), seed, parties, epoch, env.out);
+        self.candidates.begin(conn, (ports, remote, lan, since), stranger, seed, parties, epoch, env.out);
     }
 
     pub(super) fn received(&mut self, now: Instant, conn: ConnId, bytes: &[u8], env: &mut Env) {

@@ -40,8 +40,8 @@ const REDIAL_PAUSE: Duration = Duration::from_millis(20);
 /// Punch ports that a repetition uses: the pairs of a first round.
 const PORTS_A_REPETITION: usize = 2;
 
-/// Repetitions of a round: until all its ports were used once.
-const MOST_REPETITIONS: u32 = FIRST_PORTS as u32 / PORTS_A_REPETITION as u32 - 1;
+/// Repetitions of a round: until all its ports were used once. Then the next link's ports are fresh ones.
+const MOST_REPETITIONS: u16 = FIRST_PORTS / PORTS_A_REPETITION as u16 - 1;
 
 /// A round, from binding to the end of its last opening.
 pub(super) struct Round {
@@ -61,6 +61,7 @@ pub(super) struct Round {
     lan_tried: bool,
     /// How far the lists of ports are turned, where the round is repeated: see [`turn`](Self::turn).
     turned: Option<usize>,
+    repetitions: u16,
     listening: BTreeSet<u16>,
     told: bool,
     /// The agreed instant.
@@ -106,6 +107,7 @@ impl Round {
             their_lan: Vec::new(),
             lan_tried: false,
             turned: None,
+            repetitions: 0,
             listening: BTreeSet::new(),
             told: false,
             at: None,
@@ -250,6 +252,12 @@ impl Round {
         }
     }
 
+    /// Whether a connection from there may well be the other side's.
+    pub(super) fn expects(&self, remote: IpAddr) -> bool {
+        let public = self.theirs.iter().flatten().map(|theirs| theirs.address);
+        public.chain(self.openings.iter().map(|opening| opening.remote.ip())).any(|ip| ip == remote)
+    }
+
     /// Where both sides have one public address, the other's LAN addresses are tried at once, beside
     /// everything else and never in its way.
     fn try_lan(&mut self, now: Instant, server: IpAddr, out: &mut Outbox) {
@@ -273,19 +281,20 @@ impl Round {
         fixed(&self.mine) && fixed(&self.theirs)
     }
 
-    /// Turns the ports for a repetition as round `id`, so that it leaves from others than all before.
-    /// False where that is not possible (any more). What is said about openings from before is not
-    /// listened to after this.
-    pub(super) fn turn(&mut self, id: RoundId) -> bool {
-        let times = id.attempt.saturating_sub(self.id.attempt);
-        if !(1..=MOST_REPETITIONS).contains(&times) {
-            return false;
-        }
-        self.turned = Some(times as usize * PORTS_A_REPETITION);
+    /// Turns the ports for a repetition as round `id`: it leaves from others than those before. What is
+    /// said about openings from before is not listened to after this.
+    pub(super) fn turn(&mut self, id: RoundId) {
+        let times = id.attempt.saturating_sub(self.id.attempt) as usize;
+        self.turned = Some(times.saturating_mul(PORTS_A_REPETITION));
+        self.repetitions = self.repetitions.saturating_add(1);
         self.first_opening = self.first_opening.wrapping_add(self.openings.len() as u32);
         self.openings.clear();
         self.lan_tried = false;
-        true
+    }
+
+    /// All ports were used: the set has done its service.
+    pub(super) fn is_worn(&self) -> bool {
+        self.repetitions >= MOST_REPETITIONS
     }
 
     fn listen(&mut self, local: u16, out: &mut Outbox) {
