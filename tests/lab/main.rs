@@ -18,7 +18,9 @@ mod opens;
 mod packet;
 mod parties;
 mod process;
+mod recovery;
 mod router;
+mod scene;
 mod service;
 mod side;
 mod ssh;
@@ -101,6 +103,7 @@ fn cells() -> Vec<Cell> {
     cells.extend(opens::cells());
     cells.extend(tunnels::cells());
     cells.extend(timing::cells());
+    cells.extend(recovery::cells());
     cells.extend(ssh::cells());
     cells.extend(absent::cells());
     cells
