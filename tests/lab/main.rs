@@ -162,6 +162,9 @@ impl Cell {
             if needs == Needs::Quiet {
                 set_precedence(0);
             }
+            if std::env::var_os("LAB_TELL").is_some() {
+                eprintln!("{}", record.read());
+            }
             let words = match ended {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(failure)) => failure.to_string(),
