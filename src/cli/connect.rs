@@ -61,7 +61,7 @@ enum Ended {
     Done,
     /// The invite is not open, but the host is known: it may do without.
     WithoutInvite,
-    /// The host was started anew, or stopped: it may come again.
+    /// The host was stopped: it may come again.
     HostStopped,
     /// After a connection, the server's name has no address: this computer is offline.
     Offline,
@@ -358,23 +358,16 @@ impl Settings {
             Error::Config(ConfigError::InviteRefused { .. }) if self.host_key.is_some() => {
                 Ok(Ended::WithoutInvite)
             }
-            Error::Peer(PeerError::Ended {
-                why: why @ (Goodbye::Stopped | Goodbye::Unknown | Goodbye::Expired),
-                ..
-            }) if self.stdio.is_none() => {
+            Error::Peer(PeerError::Ended { why: why @ (Goodbye::Stopped | Goodbye::Expired), .. })
+                if self.stdio.is_none() =>
+            {
+                let name = &self.name;
                 output.line(&match why {
-                    Goodbye::Unknown => {
-                        format!("\"{}\" was started anew: connections are reset, connecting again", self.name)
-                    }
                     Goodbye::Expired => format!(
-                        "there was no connection to \"{}\" for longer than --linger: connections are reset, \
-                         connecting again",
-                        self.name
+                        "there was no connection to \"{name}\" for longer than --linger: connections are reset, \
+                         connecting again"
                     ),
-                    _ => format!(
-                        "\"{}\" was stopped: connections are reset, waiting for it to come back",
-                        self.name
-                    ),
+                    _ => format!("\"{name}\" was stopped: connections are reset, waiting for it to come back"),
                 });
                 Ok(Ended::HostStopped)
             }

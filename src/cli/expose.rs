@@ -138,22 +138,23 @@ async fn watch(settings: &Settings, host: &Host, mut events: Events, output: &Ou
     };
     let mut was_registered = false;
     while let Some(event) = events.next().await {
-        match event {
+        let whose = narrator.whose(&event);
+        match &event {
             Event::Endpoint(event) => {
-                settings.servers.remember(&event, &settings.trust)?;
-                was_registered |= event == endpoint::Event::Registered;
-                match narrator.tell(&event, Back::with(&event, &monitor)) {
-                    Telling::Line(text) => output.line(&text),
-                    Telling::Live(text) => output.live(&text),
-                    Telling::Fatal(error) if was_registered && Narrator::is_about_server(&event) => {
+                settings.servers.remember(event, &settings.trust)?;
+                was_registered |= *event == endpoint::Event::Registered;
+                match narrator.tell(event, Back::with(event, &monitor)) {
+                    Telling::Line(text) => output.line(&format!("{whose}{text}")),
+                    Telling::Live(text) => output.live(&format!("{whose}{text}")),
+                    Telling::Fatal(error) if was_registered && Narrator::is_about_server(event) => {
                         output.line(&error.to_string());
                     }
                     Telling::Fatal(error) => return Err(error),
                 }
             }
             other => {
-                if let Some(text) = narrator.tell_session(&other) {
-                    output.line(&text);
+                if let Some(text) = narrator.tell_session(other) {
+                    output.line(&format!("{whose}{text}"));
                 }
             }
         }

@@ -19,6 +19,10 @@ use punchtunnel::{
 
 use super::labels::Labels;
 
+/// Letters of a key in front of what happens to its session, where it has no name: enough to tell
+/// clients apart. The whole key is in the line that begins the session.
+const SHOWN: usize = 8;
+
 /// Whom the events of a run are about.
 #[derive(Debug)]
 pub(crate) struct Narrator {
@@ -45,7 +49,7 @@ pub(crate) struct Sessions(BTreeMap<PeerId, Told>);
 /// A session that was told of.
 #[derive(Debug)]
 struct Told {
-    /// The other peer, as a sentence names it.
+    /// The other peer, in short.
     who: String,
     /// The other end of its link.
     remote: Option<SocketAddr>,
@@ -161,25 +165,19 @@ impl Narrator {
                 let connections = if *openings == 1 { "connection" } else { "connections" };
                 Telling::Live(format!("opening {openings} {connections} in {}{again}", millis(*lead)))
             }
-            Event::Connected { peer, remote, lan, took, rtt, links } => {
+            Event::Connected { remote, lan, took, rtt, links, .. } => {
                 let way = if *lan { "inside the LAN" } else { "directly" };
                 let rtt = rtt.map(|rtt| format!(" (round trip {})", millis(rtt))).unwrap_or_default();
                 let again = if *links > 1 { " again" } else { "" };
-                Telling::Line(match (back, self.sessions.0.get(peer).filter(|_| self.is_host())) {
-                    (Some(Back { after, kept }), told) => {
-                        let who = told.map(|told| format!("{} is ", told.who)).unwrap_or_default();
+                Telling::Line(match back {
+                    Some(Back { after, kept }) => {
                         let kept = match kept {
                             0 => String::new(),
                             kept => format!(", {} kept", count(kept as u64, "connection")),
                         };
-                        format!("{who}back after {}{kept}: {way} to {remote}{rtt}", lasted(after))
+                        format!("back after {}{kept}: {way} to {remote}{rtt}", lasted(after))
                     }
-                    (None, Some(Told { who, .. })) => {
-                        format!("{who} is connected{again} {way} from {remote}, {}{rtt}", millis(*took))
-                    }
-                    (None, None) => {
-                        format!("connected{again} {way} to {remote}, {}{rtt}", millis(*took))
-                    }
+                    None => format!("connected{again} {way} to {remote}, {}{rtt}", millis(*took)),
                 })
             }
             Event::RoundFailed { why, next, .. } => Telling::Live(match next.is_zero() {
@@ -200,25 +198,50 @@ impl Narrator {
         matches!(event, Event::ServerKeyChanged { .. } | Event::ServerVersion { .. } | Event::NotKept(_))
     }
 
+    /// What goes in front of what happens to one of several clients; empty for a client, which has one
+    /// host.
+    pub(crate) fn whose(&self, event: &net::Event) -> String {
+        let told = Self::session_of(event).filter(|_| self.is_host());
+        let told = told.and_then(|peer| self.sessions.0.get(&peer));
+        told.map(|told| format!("client {}: ", told.who)).unwrap_or_default()
+    }
+
+    /// The session that an event is about, where it has begun.
+    fn session_of(event: &net::Event) -> Option<PeerId> {
+        match event {
+            net::Event::Endpoint(
+                Event::HoleOpen { peer, .. }
+                | Event::NatFound { peer, .. }
+                | Event::Opening { peer, .. }
+                | Event::Connected { peer, .. }
+                | Event::RoundFailed { peer, .. }
+                | Event::Hopeless { peer, .. },
+            )
+            | net::Event::LinkLost { peer, .. }
+            | net::Event::SessionEnded { peer, .. } => Some(*peer),
+            _ => None,
+        }
+    }
+
     /// The sentence for what happens to a session; `None` where there is nothing to say.
     pub(crate) fn tell_session(&mut self, event: &net::Event) -> Option<String> {
         let is_host = self.is_host();
         match event {
             net::Event::SessionBegan { peer, key, invite } => {
-                let label = (self.labels.read())(key);
-                let who = format!("client {}", label.unwrap_or_else(|| key.to_string()));
-                let told = match (is_host, invite) {
+                let (key, label) = (key.to_string(), (self.labels.read())(key));
+                let known = label.as_ref().map(|label| format!(" ({label})")).unwrap_or_default();
+                let who = label.unwrap_or_else(|| key.get(..SHOWN).unwrap_or(&key).to_owned());
+                self.sessions.0.insert(*peer, Told { who, remote: None });
+                match (is_host, invite) {
                     (true, Some(_)) => {
                         Some(format!("client {key} proved an invite: it is let in from now on"))
                     }
-                    (true, None) => Some(format!("{who} is let in")),
+                    (true, None) => Some(format!("client {key}{known} is let in")),
                     (false, Some(_)) => {
                         Some(format!("\"{}\" proved the invite: its key is known from now on", self.name))
                     }
                     (false, None) => None,
-                };
-                self.sessions.0.insert(*peer, Told { who, remote: None });
-                told
+                }
             }
             net::Event::StreamRefused { service, reason } => {
                 let service = service.as_ref().map(|s| format!("service {s}: ")).unwrap_or_default();
@@ -230,17 +253,22 @@ impl Narrator {
                 })
             }
             net::Event::LinkLost { peer, why } => {
-                let told = self.sessions.0.get(peer);
-                let whose = told.filter(|_| is_host).map(|told| format!(" to {}", told.who));
-                let from = told.and_then(|told| told.remote).filter(|_| why == "reset");
+                let remote = self.sessions.0.get(peer).and_then(|told| told.remote);
+                let from = remote.filter(|_| why == "reset");
                 let from = from.map(|remote| format!(" by {remote}")).unwrap_or_default();
-                Some(format!("link{} lost: {why}{from}; punching again", whose.unwrap_or_default()))
+                Some(format!("link lost: {why}{from}; punching again"))
             }
             net::Event::SessionEnded { peer, why } => {
-                let told = self.sessions.0.remove(peer);
-                let who = told.map_or_else(|| "a client".into(), |told| told.who);
-                // On the client's side it is what the run ends with.
-                is_host.then(|| format!("{who}'s session ended: {}", ended(*why)))
+                self.sessions.0.remove(peer);
+                match why {
+                    _ if is_host => Some(format!("session ended: {}", ended(*why))),
+                    Goodbye::Unknown => Some(format!(
+                        "\"{}\" was started anew: connections are reset, connecting again",
+                        self.name
+                    )),
+                    // It is what the run ends with.
+                    _ => None,
+                }
             }
             _ => None,
         }

@@ -5,6 +5,11 @@
 //! That is the *repeated* round, number 0 of its attempt. The round after it is prepared at the same time in
 //! the usual way, and takes over where the repeated one brings nothing.
 //!
+//! Its instant differs from one side to the other: the responder opens when START is there, the initiator
+//! as soon as its SYNs, which take START's way, cannot overtake it. By the time they arrive the responder's
+//! own have left, and the responder's meet those of the initiator half a round trip later, as at a common
+//! instant, which would be that much later.
+//!
 //! A repeated round leaves from other ports of the set than the last one did: NATs and kernels remember
 //! dead connections for a while.
 
@@ -103,7 +108,8 @@ impl Peer {
             self.attempt_began = now;
         }
         (self.last, self.repeat_due) = (id, false);
-        self.open(now, Agreed { id, at: now + lead, plan }, env);
+        let on_the_way = self.line.rtt(now).unwrap_or_default() / 2;
+        self.open(now, Agreed { id, at: now + lead.saturating_sub(on_the_way), plan }, env);
         true
     }
 
@@ -117,11 +123,12 @@ impl Peer {
         let Some(Kept { round, .. }) = self.kept.as_mut().filter(|_| start.id > self.last) else {
             return Err(StartRefusal::Late);
         };
-        let at = Self::instant(&self.line, now, round, start)?;
+        // Only whether it is in time: the initiator's SYNs are right behind.
+        Self::instant(&self.line, now, round, start)?;
         round.turn(start.id);
         let plan = round.plan(false, Self::budget(start), Duration::ZERO).map_err(|_| StartRefusal::Plan)?;
         self.last = start.id;
-        self.open(now, Agreed { id: start.id, at, plan }, env);
+        self.open(now, Agreed { id: start.id, at: now, plan }, env);
         Ok(())
     }
 }

@@ -179,7 +179,10 @@ impl Endpoint {
             Input::End { peer, why } => self.with_peer(peer, |peer, env| peer.end(now, why, env.out)),
             Input::NetworkChanged => {
                 self.servers.iter_mut().for_each(|s| s.handle_network_change(now));
-                self.peers.values_mut().for_each(|p| p.line.handle_network_change(now));
+                let ids: Vec<PeerId> = self.peers.keys().copied().collect();
+                for id in ids {
+                    self.with_peer(id, |peer, env| peer.network_changed(now, env));
+                }
             }
             Input::Stop => self.stop(now),
         }

@@ -247,6 +247,16 @@ impl Peer {
         }
     }
 
+    /// This side is elsewhere in the network: what was under way there is over, and what had failed for
+    /// want of a network may succeed.
+    pub(super) fn network_changed(&mut self, now: Instant, env: &mut Env) {
+        self.line.handle_network_change(now);
+        if self.initiator && self.link.is_none() && self.newest > 0 && self.closing.is_none() {
+            self.failures = 0;
+            self.begin_attempt(now, env);
+        }
+    }
+
     fn unlinked(&mut self, now: Instant, env: &mut Env) {
         self.link = None;
         self.failures = 0;

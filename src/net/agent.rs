@@ -23,7 +23,7 @@ use super::{
     tcp_datagrams::{Arrived, TcpDatagrams},
     tunnel::{Beginning, Tunnel},
     udp::UdpSockets,
-    watch::{self, Change, Watch},
+    watch::{self, Change, Notices, Watch},
 };
 use crate::{
     endpoint::{ConnId, Endpoint, Input, Output, Path, PeerId, Settings},
@@ -122,6 +122,7 @@ impl Agent {
     pub(crate) async fn run(mut self) {
         self.carry_out();
         let mut looks = tokio::time::interval(watch::INTERVAL);
+        let mut notices = Notices::new();
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             if self.stops_at.is_some_and(|at| self.endpoint.is_finished() || at <= clock::now()) {
@@ -149,6 +150,7 @@ impl Agent {
                     self.command(command.unwrap_or(Input::Stop));
                 }
                 _ = looks.tick() => self.look(),
+                () = notices.next() => self.look(),
                 () = clock::until(deadline) => {
                     self.endpoint.handle_timeout(clock::now());
                     self.carry_out();

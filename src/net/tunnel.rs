@@ -31,6 +31,7 @@ use self::state::{Happened, Link, State};
 use super::{
     clock,
     event::{Event, EventSource},
+    lan,
     link::{Outbox, UserTimeout, make_room, prepare, send_last, words},
     stream::Stream,
 };
@@ -158,11 +159,15 @@ impl Tunnel {
         }
     }
 
-    /// The machine has other addresses than before: a link from one that is gone will never say so.
+    /// The machine has other addresses than before, or other routes: a link from an address that is gone,
+    /// or that leads elsewhere now, will never say so.
     pub(crate) fn addresses_changed(&self, now: &BTreeSet<IpAddr>) {
         let gone = self.lock().link.as_ref().and_then(|link| {
             let local = link.stream.local_addr().ok()?.ip().to_canonical();
-            (!now.contains(&local)).then_some(link.epoch)
+            // Without any route nothing is gained by giving up: the cable may be plugged in again.
+            let source = lan::source_towards(link.stream.peer_addr().ok()?);
+            let moved = source.is_some_and(|source| source.to_canonical() != local);
+            (moved || !now.contains(&local)).then_some(link.epoch)
         });
         if let Some(epoch) = gone {
             self.lose(epoch, "the address of this computer changed");

@@ -1,14 +1,17 @@
 //! Notices that this machine is somewhere else in the network, or that it slept.
 
+mod notices;
+
 use std::{
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
+pub(crate) use self::notices::Notices;
 use super::{clock, lan};
 
-/// How often to look. A look costs a few system calls; a link whose address is gone, and a NAT whose
-/// mappings are gone after a sleep, would otherwise be noticed after two seconds of silence or more.
+/// How often to look without being told to: nobody tells of a sleep, after which the mappings of a NAT are
+/// gone, and not every system tells of its addresses. A look costs a few system calls.
 pub(crate) const INTERVAL: Duration = Duration::from_secs(1);
 
 /// The wall clock may run away from the monotonic one by this much between two looks without a sleep in

@@ -11,7 +11,7 @@ use crate::{
     nat_model::{Behaviour, Unsolicited},
     parties::{LOCAL_PORT, NAME, Parties, Party, rendezvous, serve},
     process::{PATIENCE, Record},
-    service::{Echo, connect, converse, greeted},
+    service::{Service, connect, converse, greeted},
     side::{Side, Trio},
 };
 
@@ -101,7 +101,7 @@ fn name_gone(record: &Record) -> Result<()> {
 
 fn name_later(record: &Record) -> Result<()> {
     let trio = trio()?;
-    let echo = Echo::start(&trio.home)?;
+    let echo = Service::echo(&trio.home)?;
     let [vps, home, laptop] = trio.hosts().map(|host| Party::new(record, host));
     let (vps, home, laptop) = (vps?, home?, laptop?);
     let _server = serve(&vps)?;

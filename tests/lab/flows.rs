@@ -13,7 +13,7 @@ use crate::{
 /// What becomes of the packets of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// Each is answered by resets to both ends.
+    /// A reset goes on in the place of each.
     Reset,
     /// They vanish.
     Silence,

@@ -36,6 +36,8 @@ impl Default for Line {
 #[derive(Debug)]
 pub struct Link {
     line: Line,
+    /// Nothing gets through.
+    pub cut: bool,
     /// When the bottleneck has sent what waits in front of it.
     free_at: Option<Instant>,
     /// When the latest packet comes out.
@@ -45,12 +47,15 @@ pub struct Link {
 impl Link {
     /// An idle line.
     pub fn new(line: Line) -> Self {
-        Self { line, free_at: None, last_out: None }
+        Self { line, cut: false, free_at: None, last_out: None }
     }
 
     /// When a packet of `length` bytes that enters now comes out; `None` if it is lost.
     pub fn carry(&mut self, now: Instant, length: usize, rng: &mut StdRng) -> Option<Instant> {
         let line = &self.line;
+        if self.cut {
+            return None;
+        }
         if line.loss > 0.0 && rng.random_bool(line.loss) {
             return None;
         }

@@ -40,6 +40,19 @@ pub const INTERNET: SegmentId = SegmentId(0);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NatId(usize);
 
+/// What gets through between a NAT and the segment outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passage {
+    /// Everything.
+    Both,
+    /// What comes from outside.
+    OnlyIn,
+    /// What comes from inside.
+    OnlyOut,
+    /// Nothing: the cable is pulled.
+    Neither,
+}
+
 /// All of it.
 #[derive(Debug)]
 pub struct Network {
@@ -165,6 +178,32 @@ impl Network {
         &mut self.flows
     }
 
+    /// Says what gets through to a NAT from outside, and out of it: a cable that is pulled, and plugged in
+    /// again.
+    pub fn set_passage(&mut self, nat: NatId, passage: Passage) {
+        let port = &mut self.nats[nat.0];
+        (port.up.cut, port.down.cut) = match passage {
+            Passage::Both => (false, false),
+            Passage::OnlyIn => (true, false),
+            Passage::OnlyOut => (false, true),
+            Passage::Neither => (true, true),
+        };
+    }
+
+    /// A NAT forgets its mappings, as one that is switched off and on.
+    pub fn flush(&mut self, nat: NatId) {
+        self.nats[nat.0].nat.reboot(Instant::now());
+    }
+
+    /// A NAT gets another address from its provider.
+    pub fn renumber(&mut self, nat: NatId, public: IpAddr) {
+        let port = &mut self.nats[nat.0];
+        let outside = port.outside;
+        port.nat.renumber(Instant::now(), vec![public]);
+        self.segments[outside.0].routes.retain(|route| !matches!(route.hop, Hop::Nat(id) if id == nat));
+        self.add_route(outside, public, if public.is_ipv4() { 32 } else { 128 }, Hop::Nat(nat));
+    }
+
     /// The devices, in the order in which [`Self::turn`] wants to know about them.
     pub fn devices(&self) -> impl Iterator<Item = &Tun> {
         self.tuns.iter().map(|port| &port.tun)
@@ -216,7 +255,7 @@ impl Network {
         match self.flows.watch(id, &headers, packet.read()) {
             None => {}
             Some(Fate::Silence) => return self.discard(packet),
-            Some(Fate::Reset) => return self.reset_both(now, id, &headers, packet),
+            Some(Fate::Reset) => return self.reset_instead(now, id, &headers, packet),
         }
         let segment = &self.segments[id.0];
         let destination = headers.destination.ip();
@@ -334,13 +373,13 @@ impl Network {
         self.discard(about);
     }
 
-    /// Answers a packet of a connection that is to die by a reset to each end.
-    fn reset_both(&mut self, now: Instant, segment: SegmentId, headers: &Headers, about: Packet) {
-        for (from, to, seq) in packet::resets(headers, about.read()) {
-            let mut reset = self.blank();
-            reset.length = packet::reset(&mut reset.buffer[..], from, to, seq, None);
-            self.send_from(now, segment, reset);
-        }
+    /// A reset takes the place of a packet of a connection that is to die. None goes back: it would have to
+    /// guess what is on the way there, and a NAT takes the guess for good and forgets the connection.
+    fn reset_instead(&mut self, now: Instant, segment: SegmentId, headers: &Headers, about: Packet) {
+        let (from, to, seq) = packet::reset_instead_of(headers, about.read());
+        let mut reset = self.blank();
+        reset.length = packet::reset(&mut reset.buffer[..], from, to, seq, None);
+        self.send_from(now, segment, reset);
         self.discard(about);
     }
 

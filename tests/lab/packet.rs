@@ -23,7 +23,7 @@ pub enum Transport {
     },
     Udp,
     /// ICMP echo; its identifier stands for the port of the asking side.
-    Echo {
+    Service {
         request: bool,
     },
     /// An ICMP error.
@@ -92,8 +92,8 @@ impl Headers {
                 ((first, second), Transport::Tcp { flags: packet.get(at + 13).copied().unwrap_or(0) })
             }
             (UDP, _) => ((first, second), Transport::Udp),
-            (ICMP4, 8) | (ICMP6, 128) => ((identifier, 0), Transport::Echo { request: true }),
-            (ICMP4, 0) | (ICMP6, 129) => ((0, identifier), Transport::Echo { request: false }),
+            (ICMP4, 8) | (ICMP6, 128) => ((identifier, 0), Transport::Service { request: true }),
+            (ICMP4, 0) | (ICMP6, 129) => ((0, identifier), Transport::Service { request: false }),
             (ICMP4, 3 | 11) | (ICMP6, 1..=3) => {
                 ((0, 0), Transport::Error { kind: (start[0], start[1]), about: at + 8 })
             }
@@ -134,7 +134,7 @@ impl Headers {
         let (port_at, checksum_at) = match self.transport {
             Transport::Tcp { .. } => (at + if source { 0 } else { 2 }, at + 16),
             Transport::Udp => (at + if source { 0 } else { 2 }, at + 6),
-            Transport::Echo { request } => {
+            Transport::Service { request } => {
                 // ICMPv4 checksums leave the addresses out.
                 if old.is_ipv4() {
                     difference = Difference::default();
@@ -226,12 +226,12 @@ pub fn reset_for(buffer: &mut [u8], headers: &Headers, segment: &[u8]) -> usize 
     }
 }
 
-/// Sender, receiver and sequence number of the resets that end the connection of a segment on both ends.
-/// Each is what the receiver expects next, as far as this segment tells; where it is not, the receiver
-/// says so (RFC 5961 §3.2), and the answer to that one fits.
-pub fn resets(headers: &Headers, segment: &[u8]) -> [(SocketAddr, SocketAddr, u32); 2] {
-    let (seq, ack, _) = headers.sequence(segment).unwrap_or_default();
-    [(headers.source, headers.destination, seq), (headers.destination, headers.source, ack)]
+/// Sender, receiver and sequence number of the reset that takes a segment's place: what the receiver
+/// expects next, if all before arrived; where it is not, the receiver says so (RFC 5961 §3.2), and the
+/// answer gets a reset that fits.
+pub fn reset_instead_of(headers: &Headers, segment: &[u8]) -> (SocketAddr, SocketAddr, u32) {
+    let (seq, _, _) = headers.sequence(segment).unwrap_or_default();
+    (headers.source, headers.destination, seq)
 }
 
 /// Writes the ICMP error about a packet that `from` sends to its source into a buffer; its length.

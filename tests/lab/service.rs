@@ -14,36 +14,40 @@ use crate::{
     world::Host,
 };
 
-/// What [`Echo`] says first, as an ssh server would.
+/// What [`Service::echo`] says first, as an ssh server would.
 pub const GREETING: &[u8] = b"welcome\n";
 
-/// A TCP service on a host's loopback that greets, then sends back what it gets, and ends when its client
-/// has ended.
+/// A TCP service on a host's loopback.
 #[derive(Debug)]
-pub struct Echo {
+pub struct Service {
     listener: TcpListener,
     /// Its port.
     pub port: u16,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Echo {
-    /// Starts one.
-    pub fn start(host: &Host) -> Result<Self> {
+impl Service {
+    /// Starts one that greets, then sends back what it gets, and ends when its client has ended.
+    pub fn echo(host: &Host) -> Result<Self> {
+        Self::start(host, echo)
+    }
+
+    /// Starts one that does this with every connection.
+    pub fn start(host: &Host, serve: fn(TcpStream) -> io::Result<()>) -> Result<Self> {
         let listener = host.namespace.within(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))??;
         let port = listener.local_addr()?.port();
         let accepting = listener.try_clone()?;
         let thread = std::thread::spawn(move || {
             for stream in accepting.incoming().map_while(io::Result::ok) {
                 // A client that goes away mid-way is the client's affair.
-                std::thread::spawn(move || echo(stream));
+                std::thread::spawn(move || serve(stream));
             }
         });
         Ok(Self { listener, port, thread: Some(thread) })
     }
 }
 
-impl Drop for Echo {
+impl Drop for Service {
     fn drop(&mut self) {
         // Makes `accept` return; the listener was connected to nobody.
         let _ = SockRef::from(&self.listener).shutdown(Shutdown::Both);

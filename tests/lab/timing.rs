@@ -9,7 +9,7 @@ use crate::{
     nat_model::{Behaviour, Unsolicited},
     parties::Parties,
     process::Record,
-    service::Echo,
+    service::Service,
     side::{Side, Trio},
 };
 
@@ -42,7 +42,7 @@ fn first_byte(record: &Record, what: &str, home: &Side, laptop: &Side, ms: u64, 
     let mut times = Vec::new();
     for run in 0..RUNS {
         let trio = Trio::new(run, home, laptop, Line::delayed(round_trip / 4))?;
-        let echo = Echo::start(&trio.home)?;
+        let echo = Service::echo(&trio.home)?;
         let parties = Parties::start(record, trio.hosts(), trio.vps.address, echo.port)?;
         let (connect, _stream, took) = parties.connect_and_greet()?;
         connect.line("connected directly")?;

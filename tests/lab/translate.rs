@@ -11,12 +11,12 @@ use crate::{
 pub fn model_packet(headers: &Headers, packet: &[u8]) -> Option<model::Packet> {
     let (src, dst) = (headers.source, headers.destination);
     let kind = match headers.transport {
-        Transport::Udp | Transport::Echo { .. } => model::Kind::Udp,
+        Transport::Udp | Transport::Service { .. } => model::Kind::Udp,
         Transport::Tcp { flags } => model::Kind::Tcp(model_flags(flags)),
         Transport::Error { kind, about } => {
             let about = Headers::read(packet.get(about..)?)?;
             let transport = match about.transport {
-                Transport::Udp | Transport::Echo { .. } => model::Transport::Udp,
+                Transport::Udp | Transport::Service { .. } => model::Transport::Udp,
                 Transport::Tcp { .. } => model::Transport::Tcp,
                 Transport::Error { .. } => return None,
             };

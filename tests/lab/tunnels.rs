@@ -13,7 +13,7 @@ use crate::{
     network::INTERNET,
     parties::{LOCAL_PORT, NAME, Parties, Party, rendezvous, serve},
     process::{PATIENCE, Record},
-    service::{Echo, connect, converse, greeted},
+    service::{Service, connect, converse, greeted},
     side::{Side, Trio},
     world::{Gateway, Plan},
 };
@@ -84,7 +84,7 @@ fn pair(home: Side, laptop: Side, ms: u64) -> Cell {
         let trio = Trio::new(ms, &home, &laptop, half_way)?;
         let ipv6 = trio.home.address.is_ipv6();
         let server = if ipv6 { trio.vps.address6 } else { Some(trio.vps.address) };
-        let echo = Echo::start(&trio.home)?;
+        let echo = Service::echo(&trio.home)?;
         let parties = Parties::start(record, trio.hosts(), server.ok_or("no address")?, echo.port)?;
         let (connect, stream, _) = parties.connect_and_greet()?;
         converse(stream, SAMPLE, || Ok(()))?;
@@ -104,7 +104,7 @@ fn is_direct(trio: &Trio) -> Result<()> {
 
 fn four_lines(record: &Record, home: &Side, laptop: &Side) -> Result<()> {
     let trio = Trio::new(1, home, laptop, Line::delayed(Duration::from_millis(10)))?;
-    let echo = Echo::start(&trio.home)?;
+    let echo = Service::echo(&trio.home)?;
     let [vps, home, laptop] = trio.hosts().map(|host| Party::new(record, host));
     let (vps, home, laptop) = (vps?, home?, laptop?);
     let server_address = rendezvous(trio.vps.address);
@@ -147,7 +147,7 @@ fn lan(record: &Record) -> Result<()> {
     let mut lan = plan.lan(inside, Gateway::Forward, Line::default())?;
     let (home, laptop) = (lan.host("home")?, lan.host("laptop")?);
     let _world = plan.start()?;
-    let echo = Echo::start(&home)?;
+    let echo = Service::echo(&home)?;
     let parties = Parties::start(record, [&vps, &home, &laptop], vps.address, echo.port)?;
     let (connect, stream, _) = parties.connect_and_greet()?;
     converse(stream, SAMPLE, || Ok(()))?;
@@ -166,7 +166,7 @@ fn carrier(record: &Record) -> Result<()> {
     let (home, _) = side.host(&mut plan, customers, "home", near)?;
     let (laptop, _) = side.host(&mut plan, customers, "laptop", near)?;
     let world = plan.start()?;
-    let echo = Echo::start(&home)?;
+    let echo = Service::echo(&home)?;
     let parties = Parties::start(record, [&vps, &home, &laptop], vps.address, echo.port)?;
     let (connect, stream, _) = parties.connect_and_greet()?;
     converse(stream, SAMPLE, || Ok(()))?;
@@ -181,7 +181,7 @@ fn lossy(record: &Record, seed: u64) -> Result<()> {
     let line =
         Line { jitter: Duration::from_millis(4), loss: 0.01, ..Line::delayed(Duration::from_millis(15)) };
     let trio = Trio::new(seed, &side, &side, line)?;
-    let echo = Echo::start(&trio.home)?;
+    let echo = Service::echo(&trio.home)?;
     let parties = Parties::start(record, trio.hosts(), trio.vps.address, echo.port)?;
     let (_connect, stream, _) = parties.connect_and_greet()?;
     converse(stream, SAMPLE, || Ok(()))?;
@@ -193,7 +193,7 @@ fn killed(record: &Record, fate: Fate) -> Result<()> {
     let side = Side::Model(Behaviour::linux(Unsolicited::Drop));
     let line = Line { rate: Some(4_000_000), ..Line::delayed(Duration::from_millis(10)) };
     let trio = Trio::new(8, &side, &side, line)?;
-    let echo = Echo::start(&trio.home)?;
+    let echo = Service::echo(&trio.home)?;
     let parties = Parties::start(record, trio.hosts(), trio.vps.address, echo.port)?;
     let (connect, stream, _) = parties.connect_and_greet()?;
     converse(stream, LENGTH, || {

@@ -61,6 +61,9 @@ pub struct Lan {
     hosts: u16,
 }
 
+/// The name of a host's second device.
+const SECOND: &str = "wlan0";
+
 /// A running topology.
 #[derive(Debug)]
 pub struct World {
@@ -108,6 +111,16 @@ impl Plan {
         namespace.ip("route add default dev eth0")?;
         self.network.add_tun(segment, tun, &[(address, 32)], Line::default());
         Ok(Host { name: name.into(), address, address6: None, namespace })
+    }
+
+    /// A second device of a host, on another wire, which is down for now. Its address differs from the first
+    /// one's, its network does not, as in life.
+    pub fn second_device(&mut self, segment: SegmentId, host: &Host) -> Result<IpAddr> {
+        let address = home(3);
+        let tun = Tun::new(&host.namespace, SECOND)?;
+        host.namespace.ip(&format!("link set {SECOND} down"))?;
+        self.network.add_tun(segment, tun, &[(address, 32)], Line::default());
+        Ok(address)
     }
 
     /// A host with a prefix of its own behind a modelled stateful firewall for IPv6.
@@ -218,6 +231,25 @@ impl Lan {
         namespace.ip(&format!("{family} route add default via {gateway}"))?;
         let address6 = address.is_ipv6().then_some(address);
         Ok(Host { name: name.into(), address, address6, namespace })
+    }
+}
+
+impl Host {
+    /// Leaves the network of the first device for that of the second one, as a laptop that is carried
+    /// elsewhere: there is none in between.
+    pub fn move_to(&self, address: IpAddr) -> Result<()> {
+        self.namespace.ip("link set eth0 down")?;
+        self.namespace.ip(&format!("addr add {address}/24 dev {SECOND}"))?;
+        self.namespace.ip(&format!("link set {SECOND} up"))?;
+        self.namespace.ip(&format!("route add default dev {SECOND}"))
+    }
+
+    /// Goes back to the first device's.
+    pub fn move_back(&self) -> Result<()> {
+        self.namespace.ip(&format!("addr flush dev {SECOND}"))?;
+        self.namespace.ip(&format!("link set {SECOND} down"))?;
+        self.namespace.ip("link set eth0 up")?;
+        self.namespace.ip("route add default dev eth0")
     }
 }
 
