@@ -9,6 +9,7 @@ mod absent;
 mod error;
 mod flows;
 mod ground;
+mod kills;
 mod link;
 mod namespace;
 #[path = "../nat_model/mod.rs"]
@@ -104,6 +105,7 @@ fn cells() -> Vec<Cell> {
     cells.extend(tunnels::cells());
     cells.extend(timing::cells());
     cells.extend(recovery::cells());
+    cells.extend(kills::cells());
     cells.extend(ssh::cells());
     cells.extend(absent::cells());
     cells
