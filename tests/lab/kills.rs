@@ -145,15 +145,8 @@ fn exchange(mut stream: TcpStream, received: &AtomicU64) -> io::Result<()> {
         if length == 0 {
             break;
         }
-        let mut rest = &buffer[..length];
-        while !rest.is_empty() {
-            let expected = pattern.at(at, rest.len());
-            if !rest.starts_with(expected) {
-                return Err(io::Error::other(format!("wrong bytes after {at}")));
-            }
-            rest = &rest[expected.len()..];
-            at += expected.len() as u64;
-        }
+        pattern.check(at, &buffer[..length])?;
+        at += length as u64;
         received.store(at, Ordering::Relaxed);
     }
     sending.join().map_err(|_| io::Error::other("the sender panicked"))??;
@@ -161,13 +154,13 @@ fn exchange(mut stream: TcpStream, received: &AtomicU64) -> io::Result<()> {
 }
 
 /// Bytes of which no two pieces are alike, without an end.
-struct Pattern(Vec<u8>);
+pub struct Pattern(Vec<u8>);
 
 impl Pattern {
     /// A prime, so that no piece of a round size that is missing or twice goes unnoticed.
     const LENGTH: usize = 1_000_003;
 
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         let bytes = std::iter::repeat_with(|| {
             // xorshift64 (Marsaglia, 2003)
@@ -179,8 +172,21 @@ impl Pattern {
         Self(bytes.take(Self::LENGTH).collect())
     }
 
+    /// Makes sure that these are the bytes from there on.
+    pub fn check(&self, mut at: u64, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let expected = self.at(at, bytes.len());
+            if !bytes.starts_with(expected) {
+                return Err(io::Error::other(format!("wrong bytes after {at}")));
+            }
+            bytes = &bytes[expected.len()..];
+            at += expected.len() as u64;
+        }
+        Ok(())
+    }
+
     /// The bytes from there on, at least one and at most `length`.
-    fn at(&self, at: u64, length: usize) -> &[u8] {
+    pub fn at(&self, at: u64, length: usize) -> &[u8] {
         let from = (at % Self::LENGTH as u64) as usize;
         &self.0[from..Self::LENGTH.min(from + length)]
     }

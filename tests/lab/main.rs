@@ -16,6 +16,7 @@ mod namespace;
 mod nat_model;
 mod network;
 mod opens;
+mod ordeal;
 mod packet;
 mod parties;
 mod process;
@@ -106,6 +107,7 @@ fn cells() -> Vec<Cell> {
     cells.extend(timing::cells());
     cells.extend(recovery::cells());
     cells.extend(kills::cells());
+    cells.extend(ordeal::cells());
     cells.extend(ssh::cells());
     cells.extend(absent::cells());
     cells

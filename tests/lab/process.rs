@@ -5,7 +5,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -195,6 +195,12 @@ impl Process {
             (found, took) if found == code => Ok(took),
             (found, _) => Err(failed(&self.party, format!("exit code {found} instead of {code}"))),
         }
+    }
+
+    /// Its standard input and output. The input's end is no longer waited for.
+    pub fn pipes(&mut self) -> Result<(ChildStdin, ChildStdout)> {
+        let (stdin, stdout) = (self.child.stdin.take(), self.child.stdout.take());
+        Ok((stdin.ok_or("no standard input")?, stdout.ok_or("no standard output")?))
     }
 
     /// What it holds now, as /proc tells.
