@@ -55,7 +55,7 @@ enum Ended {
     Done,
     /// The invite is not open, but the host is known: it may do without.
     WithoutInvite,
-    /// The host was started anew, or stopped: it may come again.
+    /// The host was stopped: it may come again.
     HostStopped,
     /// After a connection, the server's name has no address: this computer is offline.
     Offline,
@@ -298,7 +298,7 @@ async fn watch(
                 }
             }
             other => {
-                is_linked &= !matches!(other, Event::LinkLost { .. });
+                is_linked &= !matches!(other, Event::LinkLost { .. } | Event::SessionEnded { .. });
                 if let Some(text) = narrator.tell_session(other) {
                     output.line(&text);
                 }
@@ -322,18 +322,11 @@ impl Settings {
             Error::Config(ConfigError::InviteRefused { .. }) if self.host_key.is_some() => {
                 Ok(Ended::WithoutInvite)
             }
-            Error::Peer(PeerError::Ended { why: why @ (Goodbye::Stopped | Goodbye::Unknown), .. })
-                if self.stdio.is_none() =>
-            {
-                output.line(&match why {
-                    Goodbye::Unknown => {
-                        format!("\"{}\" was started anew: connections are reset, connecting again", self.name)
-                    }
-                    _ => format!(
-                        "\"{}\" was stopped: connections are reset, waiting for it to come back",
-                        self.name
-                    ),
-                });
+            Error::Peer(PeerError::Ended { why: Goodbye::Stopped, .. }) if self.stdio.is_none() => {
+                output.line(&format!(
+                    "\"{}\" was stopped: connections are reset, waiting for it to come back",
+                    self.name
+                ));
                 Ok(Ended::HostStopped)
             }
             error => Err(error),

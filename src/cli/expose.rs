@@ -1,5 +1,7 @@
 //! `punchtunnel expose`: services of this computer under a name.
 
+use std::collections::BTreeMap;
+
 use punchtunnel::{
     Error, NetworkError, endpoint,
     forward::Services,
@@ -18,6 +20,10 @@ use super::{
     settings::{Place, unix_now, usage},
     stop::{Hangup, LOOK_UP_AGAIN, Stop},
 };
+
+/// Letters of a client's key in front of what happens to its session: enough to tell clients apart. The
+/// whole key is in the line that begins the session.
+const SHOWN: usize = 8;
 
 /// What `expose` runs with.
 struct Settings {
@@ -108,25 +114,36 @@ async fn watch(settings: &Settings, mut events: Events, output: &Output) -> Resu
         server_pin: settings.servers.pin(),
     };
     let mut was_registered = false;
+    let mut clients = BTreeMap::new();
     while let Some(event) = events.next().await {
-        match event {
+        if let Event::SessionBegan { peer, key, .. } = &event {
+            let key = key.to_string();
+            clients.insert(*peer, key.get(..SHOWN).unwrap_or(&key).to_owned());
+        }
+        let session = Narrator::session_of(&event);
+        let who = session.and_then(|peer| clients.get(&peer).map(|key| format!("client {key}: ")));
+        let who = who.unwrap_or_default();
+        match &event {
             Event::Endpoint(event) => {
-                settings.servers.remember(&event, &settings.trust)?;
-                was_registered |= event == endpoint::Event::Registered;
-                match narrator.tell(&event) {
-                    Telling::Line(text) => output.line(&text),
-                    Telling::Live(text) => output.live(&text),
-                    Telling::Fatal(error) if was_registered && Narrator::is_about_server(&event) => {
+                settings.servers.remember(event, &settings.trust)?;
+                was_registered |= *event == endpoint::Event::Registered;
+                match narrator.tell(event) {
+                    Telling::Line(text) => output.line(&format!("{who}{text}")),
+                    Telling::Live(text) => output.live(&format!("{who}{text}")),
+                    Telling::Fatal(error) if was_registered && Narrator::is_about_server(event) => {
                         output.line(&error.to_string());
                     }
                     Telling::Fatal(error) => return Err(error),
                 }
             }
             other => {
-                if let Some(text) = narrator.tell_session(&other) {
-                    output.line(&text);
+                if let Some(text) = narrator.tell_session(other) {
+                    output.line(&format!("{who}{text}"));
                 }
             }
+        }
+        if let Event::SessionEnded { peer, .. } = event {
+            clients.remove(&peer);
         }
     }
     Err(Error::Internal("the host ended by itself".into()))

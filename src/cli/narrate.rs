@@ -5,13 +5,16 @@ use std::{path::PathBuf, time::Duration};
 
 use punchtunnel::{
     ConfigError, Error, NetworkError, PeerError,
-    endpoint::{Event, Path},
+    endpoint::{Event, Path, PeerId},
     error::{goodbye, last_seen, seconds},
     identity::{Entry, Name, ServerName},
     nat::{self, Prediction},
     net,
     secure::PublicKey,
-    wire::server::{Decline, NameRefusal, RequestRefusal},
+    wire::{
+        peer::Goodbye,
+        server::{Decline, NameRefusal, RequestRefusal},
+    },
 };
 
 /// Whom the events of a run are about.
@@ -137,6 +140,23 @@ impl Narrator {
         matches!(event, Event::ServerKeyChanged { .. } | Event::ServerVersion { .. } | Event::NotKept(_))
     }
 
+    /// The session that an event is about.
+    pub(crate) fn session_of(event: &net::Event) -> Option<PeerId> {
+        match event {
+            net::Event::Endpoint(
+                Event::HoleOpen { peer, .. }
+                | Event::NatFound { peer, .. }
+                | Event::Opening { peer, .. }
+                | Event::Connected { peer, .. }
+                | Event::RoundFailed { peer, .. }
+                | Event::Hopeless { peer, .. },
+            )
+            | net::Event::LinkLost { peer, .. }
+            | net::Event::SessionEnded { peer, .. } => Some(*peer),
+            _ => None,
+        }
+    }
+
     /// The sentence for what happens to a session; `None` where there is nothing to say.
     pub(crate) fn tell_session(&self, event: &net::Event) -> Option<String> {
         let is_host = matches!(self.side, Side::Host);
@@ -158,10 +178,13 @@ impl Narrator {
                 })
             }
             net::Event::LinkLost { why, .. } => Some(format!("link lost ({why}); punching again")),
-            // On the client's side it is what the run ends with.
             net::Event::SessionEnded { why, .. } if is_host => {
-                Some(format!("a client's session ended: {}", goodbye(*why)))
+                Some(format!("session ended: {}", goodbye(*why)))
             }
+            net::Event::SessionEnded { why: Goodbye::Unknown, .. } => {
+                Some(format!("\"{}\" was started anew: connections are reset, connecting again", self.name))
+            }
+            // Otherwise it is what the run ends with.
             _ => None,
         }
     }

@@ -2,6 +2,8 @@
 #![allow(unreachable_pub, missing_docs, reason = "a test program has no interface")]
 
 mod exchange;
+mod memory;
+mod model;
 #[path = "../nat_model/mod.rs"]
 mod nat_model;
 mod openings;
