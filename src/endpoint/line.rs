@@ -63,7 +63,7 @@ pub(super) struct Line {
     pongs: VecDeque<(Option<SocketAddr>, u32)>,
     /// A direct path was confirmed just now: where, and its round trip.
     confirmed: Option<(SocketAddr, Duration)>,
-    /// The other side was heard through the server last, although the direct path was open.
+    /// The direct path was open, but the other side was heard through the server last, or the link is lost.
     detour: bool,
     /// The server has said where the other side is.
     introduced: bool,
@@ -248,6 +248,13 @@ impl Line {
     /// Everything that must arrive has arrived.
     pub(super) fn is_idle(&self) -> bool {
         self.channel.is_idle()
+    }
+
+    /// What used to get through does not: the direct path is asked, and does not carry alone what is said
+    /// until it has answered.
+    pub(super) fn suspect(&mut self, now: Instant) {
+        self.hole.suspect(now);
+        self.detour = true;
     }
 
     /// The network changed: looks for the direct path anew.
