@@ -2,8 +2,8 @@
 //!
 //! Where both NATs keep their ports, the predictions of the last round still hold: START can be said in
 //! the very moment in which a link is lost, before anything is bound or probed, and without the server.
-//! That is the *repeated* round, number 0 of its attempt. The round after it is prepared at the same time in
-//! the usual way, and takes over where the repeated one brings nothing.
+//! That is the *repeated* round, an attempt of its own. The next attempt is prepared at the same time in the
+//! usual way, and takes over where the repeated round brings nothing.
 //!
 //! Its instant differs from one side to the other: the responder opens when START is there, the initiator
 //! as soon as its SYNs, which take START's way, cannot overtake it. By the time they arrive the responder's
@@ -79,7 +79,8 @@ impl Peer {
         let mut id = self.next_attempt();
         self.repeat_due = self.kept.is_some();
         if self.repeat(now, id, env) {
-            id.round += 1;
+            // Not the second round, which would be planned for NATs with which the first one failed.
+            id = self.next_attempt();
         }
         self.attempt(now, id, env);
     }

@@ -174,6 +174,7 @@ impl Endpoint {
             }
             Input::Closed { conn } => self.peers.values_mut().for_each(|p| p.conn_closed(conn)),
             Input::LinkLost { peer, epoch } => {
+                self.servers.iter_mut().for_each(|s| s.suspect(now));
                 self.with_peer(peer, |peer, env| peer.link_lost(now, epoch, env));
             }
             Input::End { peer, why } => self.with_peer(peer, |peer, env| peer.end(now, why, env.out)),

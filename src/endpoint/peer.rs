@@ -242,6 +242,7 @@ impl Peer {
     /// This side's link is gone: the other side must know, and the initiator begins again at once.
     pub(super) fn link_lost(&mut self, now: Instant, epoch: u32, env: &mut Env) {
         if self.link == Some(epoch) {
+            self.line.suspect(now);
             let _ = self.line.send(now, PeerMessage::LinkDead { epoch });
             self.unlinked(now, env);
         }

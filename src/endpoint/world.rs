@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::{
+    punch::schedule::ROUND,
     rendezvous::{Limits, Server, Source},
     secure::{EstablishedLink, Psk, PublicKey},
     wire::{probe::ProbeAnswer, server::Decline},
@@ -37,7 +38,7 @@ pub(super) struct World {
     pub(super) queue: BTreeMap<(Instant, u64), Happening>,
     pub(super) next: u64,
     /// Openings that wait for their counterpart.
-    pub(super) dialled: Vec<(SocketAddr, SocketAddr, usize, PortsId, u32)>,
+    pub(super) dialled: Vec<(SocketAddr, SocketAddr, usize, PortsId, u32, Instant)>,
     pub(super) listening: BTreeMap<SocketAddr, (usize, PortsId)>,
     pub(super) conns: BTreeMap<(usize, ConnId), (usize, ConnId)>,
     pub(super) events: Vec<(usize, Duration, Event)>,
@@ -236,13 +237,14 @@ impl World {
                 if !self.tcp {
                     return;
                 }
-                // An earlier try of the same connection has long been given up by its kernel.
-                self.dialled.retain(|d| (d.0, d.1) != (local, remote));
+                // An earlier try has long been given up by its kernel.
+                let now = self.now;
+                self.dialled.retain(|d| (d.0, d.1) != (local, remote) && d.5 + ROUND > now);
                 let other = self.dialled.iter().position(|d| d.0 == remote && d.1 == local);
                 let Some(other) = other else {
-                    return self.dialled.push((local, remote, who, ports, opening));
+                    return self.dialled.push((local, remote, who, ports, opening, now));
                 };
-                let (_, _, whom, their_ports, their_opening) = self.dialled.remove(other);
+                let (_, _, whom, their_ports, their_opening, _) = self.dialled.remove(other);
                 self.next += 2;
                 let (mine, theirs) = (ConnId(self.next), ConnId(self.next - 1));
                 self.conns.insert((who, mine), (whom, theirs));
