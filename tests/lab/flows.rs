@@ -13,7 +13,7 @@ use crate::{
 /// What becomes of the packets of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// A reset goes on in the place of each.
+    /// Resets take the place of each.
     Reset,
     /// They vanish.
     Silence,

@@ -337,13 +337,13 @@ impl Network {
         self.discard(about);
     }
 
-    /// A reset takes the place of a packet of a connection that is to die. None goes back: it would have to
-    /// guess what is on the way there, and a NAT takes the guess for good and forgets the connection.
+    /// Resets take the place of a packet of a connection that is to die.
     fn reset_instead(&mut self, now: Instant, segment: SegmentId, headers: &Headers, about: Packet) {
-        let (from, to, seq) = packet::reset_instead_of(headers, about.read());
-        let mut reset = self.blank();
-        reset.length = packet::reset(&mut reset.buffer[..], from, to, seq, None);
-        self.send_from(now, segment, reset);
+        for (from, to, seq) in packet::resets(headers, about.read()) {
+            let mut reset = self.blank();
+            reset.length = packet::reset(&mut reset.buffer[..], from, to, seq, None);
+            self.send_from(now, segment, reset);
+        }
         self.discard(about);
     }
 

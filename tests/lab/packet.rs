@@ -226,12 +226,14 @@ pub fn reset_for(buffer: &mut [u8], headers: &Headers, segment: &[u8]) -> usize 
     }
 }
 
-/// Sender, receiver and sequence number of the reset that takes a segment's place: what the receiver
-/// expects next, if all before arrived; where it is not, the receiver says so (RFC 5961 §3.2), and the
-/// answer gets a reset that fits.
-pub fn reset_instead_of(headers: &Headers, segment: &[u8]) -> (SocketAddr, SocketAddr, u32) {
-    let (seq, _, _) = headers.sequence(segment).unwrap_or_default();
-    (headers.source, headers.destination, seq)
+/// Sender, receiver and sequence number of the resets that take a segment's place: what the receiver expects
+/// next, if all before arrived; where it is not, the receiver says so (RFC 5961 §3.2), and the answer gets
+/// a reset that fits. Its sender gets one too if it sent data, and is thus not the one that only receives:
+/// for that one it would be behind, and a NAT would take it for good and forget the connection.
+pub fn resets(headers: &Headers, segment: &[u8]) -> impl Iterator<Item = (SocketAddr, SocketAddr, u32)> {
+    let (seq, ack, data) = headers.sequence(segment).unwrap_or_default();
+    let back = (data > 0).then_some((headers.destination, headers.source, ack));
+    [(headers.source, headers.destination, seq)].into_iter().chain(back)
 }
 
 /// Writes the ICMP error about a packet that `from` sends to its source into a buffer; its length.
