@@ -70,7 +70,9 @@ fn killed(record: &Record) -> Result<()> {
     other.read_exact(&mut buffer)?;
     let sealed = trio.world.network().flows().seal(INTERNET, Fate::Reset, &[trio.vps.address]);
     ensure(sealed == 1, || format!("{sealed} connections instead of one"))?;
+    // Either may have its reset before the other's bytes are there: each says something.
     one.write_all(b"after")?;
+    other.write_all(b"after")?;
     for stream in [&mut one, &mut other] {
         let end = stream.read(&mut buffer).map_err(|error| error.kind());
         ensure(end == Err(ErrorKind::ConnectionReset), || format!("{end:?} instead of a reset"))?;
