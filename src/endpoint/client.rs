@@ -286,6 +286,13 @@ impl Endpoint {
         }
     }
 
+    /// The server may have forgotten what it was asked for over an association.
+    pub(super) fn ask_anew(&mut self, now: Instant, renewed: usize) {
+        if self.asking().is_some_and(|a| a.server == Some(renewed) && a.hello.is_some()) {
+            self.ask(now, renewed);
+        }
+    }
+
     /// When the host is to be asked for again: the line is silent while it is needed, its keys are old,
     /// or an answer does not come. Never while the server keeps the request, and never without a server:
     /// the request that is queued goes out with the first datagrams of the next association.

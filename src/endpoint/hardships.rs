@@ -6,6 +6,7 @@ use super::{world::*, *};
 use crate::{
     nat::{Filtering, Mapping, Model, Prediction},
     punch::schedule,
+    rendezvous::{Limits, Server},
     wire::{
         peer::{PeerMessage, RoundId},
         server::{Decline, FromServer},
@@ -216,6 +217,23 @@ fn an_hour_later_the_keys_are_new_and_the_link_stays() {
     assert_eq!(world.links.len(), 2);
     world.drop_links(&[HOST]);
     assert!(world.run(10 * SECOND, |w| w.both_linked(2)), "{}", world.story());
+}
+
+#[test]
+fn a_server_that_restarts_while_the_keys_are_renewed_knows_the_host_again() {
+    let mut world = World::new(20);
+    world.host();
+    world.run(3599 * SECOND, |_| false);
+    // The ping that would have found it out is lost; the new handshake is not.
+    world.server_up = false;
+    world.run(SECOND * 13 / 10, |_| false);
+    world.server = Server::new(world.now, [8; 32], key(9), Limits::default(), []);
+    world.server_up = true;
+    world.run(10 * SECOND, |_| false);
+    world.client(Some(key(1).public()), None);
+    assert!(world.run(10 * SECOND, |w| w.both_linked(1)), "{}", world.story());
+    let told = world.count(HOST, |e| *e == Event::Registered);
+    assert_eq!(told, 1, "nobody need hear of it");
 }
 
 #[test]

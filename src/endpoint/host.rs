@@ -1,7 +1,7 @@
 //! The host's part: registered under a name, takes clients in.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -40,6 +40,8 @@ pub(super) const PROOF: Duration = Duration::from_secs(15);
 /// What a host knows beside its sessions.
 pub(super) struct Host {
     pub(super) name: String,
+    /// Associations over which the name is known to be registered.
+    registered: BTreeSet<usize>,
     asks: BTreeMap<AskId, Ask>,
     next_ask: u64,
 }
@@ -54,7 +56,7 @@ struct Ask {
 
 impl Host {
     pub(super) fn new(name: String) -> Self {
-        Host { name, asks: BTreeMap::new(), next_ask: 0 }
+        Host { name, registered: BTreeSet::new(), asks: BTreeMap::new(), next_ask: 0 }
     }
 
     /// The driver answers in time; what it forgets is forgotten here too.
@@ -66,8 +68,16 @@ impl Host {
 impl Endpoint {
     pub(super) fn host_message(&mut self, now: Instant, server: usize, message: FromServer) {
         match message {
-            FromServer::Registered => self.out.push_back(Output::Event(Event::Registered)),
-            FromServer::NotRegistered { why } => self.out.push_back(Output::Event(Event::NotRegistered(why))),
+            FromServer::Registered => {
+                let Part::Host(host) = &mut self.part else { return };
+                if host.registered.insert(server) {
+                    self.out.push_back(Output::Event(Event::Registered));
+                }
+            }
+            FromServer::NotRegistered { why } => {
+                self.unregistered(server);
+                self.out.push_back(Output::Event(Event::NotRegistered(why)));
+            }
             FromServer::Introduction { relation, hello } => {
                 let relation = Relation { server, number: relation };
                 if let Err(why) = self.introduction(now, relation, &hello.0) {
@@ -82,6 +92,13 @@ impl Endpoint {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// The name is not, or no longer, known to be registered over an association.
+    pub(super) fn unregistered(&mut self, server: usize) {
+        if let Part::Host(host) = &mut self.part {
+            host.registered.remove(&server);
         }
     }
 

@@ -314,8 +314,14 @@ impl Endpoint {
                 ClientEvent::Silent { since } => {
                     self.out.push_back(Output::Event(Event::ServerSilent { since }));
                 }
+                ClientEvent::Renewed => match self.part {
+                    _ if self.stopping => {}
+                    Part::Host(_) => self.introduce_self(now, server),
+                    Part::Client(_) => self.ask_anew(now, server),
+                },
                 ClientEvent::Lost => {
                     self.relations_over(server);
+                    self.unregistered(server);
                     match self.part {
                         _ if self.stopping => {}
                         Part::Host(_) => self.introduce_self(now, server),

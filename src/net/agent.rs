@@ -172,6 +172,7 @@ impl Agent {
             }
             tunnel.addresses_changed(&addresses);
         }
+        self.tcp.renew();
         self.tell(Input::NetworkChanged);
     }
 

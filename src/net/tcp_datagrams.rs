@@ -24,6 +24,10 @@ const QUEUE: usize = 64;
 /// Longest time to establish the connection: a firewall that drops the SYN is not going to answer.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
+/// A connection whose data is not acknowledged for this long is given up. The kernel alone would repeat for a
+/// quarter of an hour over a path that a restarted NAT or another network has cut.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
+
 /// First pause after a connection that failed at once; doubled up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
@@ -47,6 +51,11 @@ impl TcpDatagrams {
     /// Nothing is opened yet. What arrives goes to `arrived`.
     pub(crate) fn new(arrived: mpsc::Sender<Arrived>) -> Self {
         TcpDatagrams { queues: BTreeMap::new(), arrived, tasks: JoinSet::new() }
+    }
+
+    /// This machine is somewhere else in the network: the next datagrams take new connections.
+    pub(crate) fn renew(&mut self) {
+        self.queues.clear();
     }
 
     /// Sends, or drops the datagram where too many wait already.
@@ -90,6 +99,8 @@ async fn converse(
 ) -> io::Result<()> {
     let stream = tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(to)).await??;
     stream.set_nodelay(true)?;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
     let (mut reader, mut writer) = stream.into_split();
     writer.write_all(&preamble(Purpose::Datagrams)).await?;
     write_frame(&mut writer, &first).await?;

@@ -115,6 +115,9 @@ pub enum ClientEvent {
         /// For how long.
         since: Duration,
     },
+    /// Another association took the place of one that was not lost. The server may have forgotten, or
+    /// restarted, since it was last heard on the old one: repeat the requests that it is to remember.
+    Renewed,
     /// The association is lost; another one is being made. Repeat all requests.
     Lost,
 }
@@ -362,6 +365,7 @@ impl Client {
         }
         let messages = channel.handle_body(now, hello.body).unwrap_or_default();
         let before = self.line.take();
+        let renewed = before.is_some();
         let moved = before.as_ref().is_some_and(|b| b.observed != hello.observed || b.path != path);
         let unsent = before.into_iter().flat_map(|line| line.channel.into_unacknowledged());
         for message in unsent.chain(self.queue.drain(..)) {
@@ -390,6 +394,9 @@ impl Client {
             self.events.push_back(reached);
         } else if moved {
             self.events.push_back(ClientEvent::Moved { observed, udp });
+        }
+        if renewed {
+            self.events.push_back(ClientEvent::Renewed);
         }
         self.events.extend(messages.into_iter().map(ClientEvent::Message));
     }

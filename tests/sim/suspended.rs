@@ -3,10 +3,7 @@
 
 use std::time::Duration;
 
-use punchtunnel::{
-    endpoint::Input,
-    mux::{SEND_BUDGET, SEND_BUFFER},
-};
+use punchtunnel::mux::{SEND_BUDGET, SEND_BUFFER};
 
 use crate::{
     memory,
@@ -57,7 +54,7 @@ fn a_session_that_slept_for_twelve_hours_goes_on() {
                 pair.scene.world.resume(id, clock_ran);
                 pair.run(Duration::from_millis(500));
                 if !clock_ran {
-                    pair.with(side, |peer, io| peer.tell(io, Input::NetworkChanged));
+                    pair.with(side, |peer, io| peer.woke(io));
                 }
                 let woken = pair.now();
                 pair.delivers(ANSWER * 6);

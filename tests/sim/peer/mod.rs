@@ -159,10 +159,17 @@ impl Peer {
         }
     }
 
+    /// The machine slept, by its clocks.
+    pub fn woke(&mut self, io: &mut Io<'_>) {
+        self.renew_lines(io);
+        self.tell(io, Input::NetworkChanged);
+    }
+
     /// The machine is somewhere else in the network: links from an address that is gone are given up, as
     /// `net` does.
     pub fn moved(&mut self, io: &mut Io<'_>) {
         self.kill_links(io, false);
+        self.renew_lines(io);
         self.tell(io, Input::NetworkChanged);
     }
 

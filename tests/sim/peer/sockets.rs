@@ -1,6 +1,6 @@
 //! The peer's TCP connections: what each of them is for, and what becomes of it.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use punchtunnel::{
     endpoint::{ConnId, Input, OpenFailure, Path, PeerId, PortsId},
@@ -17,7 +17,17 @@ use crate::{
     world::Io,
 };
 
+/// As in `net`.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
+
 impl Peer {
+    /// Connections for datagrams are made anew.
+    pub(super) fn renew_lines(&mut self, io: &mut Io<'_>) {
+        self.lines.clear();
+        let lines = self.socks.extract_if(.., |_, usage| matches!(usage, Use::Datagrams { .. }));
+        lines.for_each(|(sock, _)| io.tcp.close(io.now, sock));
+    }
+
     pub(super) fn port(&mut self) -> u16 {
         self.next_port = self.next_port.checked_add(1).unwrap_or(32_768);
         self.next_port
@@ -31,6 +41,7 @@ impl Peer {
         if self.lines.get(&server).is_none_or(|line| line.sock.is_none()) {
             let port = self.port();
             let Ok(sock) = io.tcp.connect(io.now, port, server, None) else { return };
+            io.tcp.set_user_timeout(sock, UNACKNOWLEDGED);
             // Queued until the connection is there.
             io.tcp.send(io.now, sock, &preamble(Purpose::Datagrams));
             self.socks.insert(sock, Use::Datagrams { server });

@@ -105,6 +105,8 @@ struct Conn {
     peer_closed: bool,
     /// Nothing of it arrives any more, and nobody says so.
     deaf: bool,
+    /// Longest time that data may stay unacknowledged (TCP_USER_TIMEOUT).
+    patience: Option<Duration>,
 }
 
 /// The TCP of one host.
@@ -211,6 +213,11 @@ impl Stack {
     /// direction.
     pub fn deafen(&mut self, id: SockId) {
         self.conns.get_mut(&id).into_iter().for_each(|conn| conn.deaf = true);
+    }
+
+    /// Sets TCP_USER_TIMEOUT.
+    pub fn set_user_timeout(&mut self, id: SockId, patience: Duration) {
+        self.conns.get_mut(&id).into_iter().for_each(|conn| conn.patience = Some(patience));
     }
 
     /// Whether the socket takes bytes: a kernel holds no more than a window or two.

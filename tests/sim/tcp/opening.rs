@@ -45,6 +45,7 @@ impl Stack {
             closed: false,
             peer_closed: false,
             deaf: false,
+            patience: None,
         };
         self.conns.insert(id, conn);
         self.tuples.insert((local, remote), id);

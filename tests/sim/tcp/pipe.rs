@@ -130,7 +130,8 @@ impl Stack {
             self.remove(id);
             return;
         };
-        if conn.tries > RETRIES {
+        let overdue = conn.patience.is_some_and(|patience| now >= first.sent + patience);
+        if conn.tries > RETRIES || overdue {
             self.end(id, End::TimedOut);
             return;
         }

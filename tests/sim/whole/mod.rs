@@ -145,7 +145,7 @@ fn play(seed: u64) {
                 if !clock_ran {
                     // The wall clock is ahead of the other: `net` looks every second.
                     pair.run(Duration::from_millis(rng.random_range(0..1000)));
-                    pair.with(side, |peer, io| peer.tell(io, punchtunnel::endpoint::Input::NetworkChanged));
+                    pair.with(side, |peer, io| peer.woke(io));
                 }
             }
             (Move::Storm(on), _) => pair.scene.world.conditions.loss = if on { 0.25 } else { usual.loss },
