@@ -44,8 +44,11 @@ pub enum Move {
     Close(usize),
 }
 
+/// How often a kind of move is drawn, and how one of it is made.
+type Kind = (u32, fn(&mut StdRng) -> Move);
+
 /// How often each kind of move is drawn, beside others.
-const WEIGHTS: [(u32, fn(&mut StdRng) -> Move); 20] = [
+const WEIGHTS: [Kind; 20] = [
     (6, |r| Move::Open(side(r))),
     (18, |r| Move::Write(side(r), pick(r), size(r))),
     (15, |r| Move::Read(side(r), pick(r), r.random_range(1..20))),
@@ -95,7 +98,7 @@ fn time(rng: &mut StdRng) -> u64 {
 /// them is then common in some.
 pub fn moves(seed: u64) -> Vec<Move> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut kinds: Vec<(u32, fn(&mut StdRng) -> Move)> = WEIGHTS.to_vec();
+    let mut kinds: Vec<Kind> = WEIGHTS.to_vec();
     for (weight, _) in &mut kinds {
         match rng.random_range(0..6) {
             0 => *weight = 0,
@@ -117,7 +120,7 @@ pub fn moves(seed: u64) -> Vec<Move> {
     moves
 }
 
-fn draw(rng: &mut StdRng, kinds: &[(u32, fn(&mut StdRng) -> Move)], total: u32) -> Move {
+fn draw(rng: &mut StdRng, kinds: &[Kind], total: u32) -> Move {
     let mut at = (rng.next_u64() % u64::from(total)) as u32;
     for (weight, kind) in kinds {
         if at < *weight {
