@@ -116,7 +116,7 @@ fn recovers(record: &Record, death: Death, ms: u64) -> Result<()> {
 /// The median of the silences after which a link was given up, which follow the round trip and its history.
 fn silence(record: &Record) -> Duration {
     let text = record.read();
-    let words = text.lines().filter_map(|line| line.split_once("nothing came for ")?.1.split_once('s'));
+    let words = text.lines().filter_map(|line| line.split_once("silent for ")?.1.split_once(" s"));
     let mut seconds: Vec<f64> = words.filter_map(|(number, _)| number.parse().ok()).collect();
     seconds.sort_by(f64::total_cmp);
     // They are told in tenths.
