@@ -168,9 +168,9 @@ impl Peer {
     /// The machine is somewhere else in the network: links from an address that is gone are given up, as
     /// `net` does.
     pub fn moved(&mut self, io: &mut Io<'_>) {
-        self.kill_links(io, false);
         self.renew_lines(io);
         self.tell(io, Input::NetworkChanged);
+        self.kill_links(io, false);
     }
 
     /// The events that satisfy a condition.
