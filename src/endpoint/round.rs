@@ -50,6 +50,8 @@ pub(super) struct Round {
     begun: Instant,
     v4: Vec<u16>,
     v6: Vec<u16>,
+    /// Punch ports that were asked for, in each family.
+    asked: u16,
     probes: BTreeMap<u8, Probe>,
     first_answer: Option<Instant>,
     /// This side's predictions, once it has them, as they are sent.
@@ -99,6 +101,7 @@ impl Round {
             begun: now,
             v4: Vec::new(),
             v6: Vec::new(),
+            asked: FIRST_PORTS,
             probes: BTreeMap::new(),
             first_answer: None,
             mine: None,
@@ -127,7 +130,8 @@ impl Round {
         now.saturating_duration_since(self.begun)
     }
 
-    /// The ports are bound: probes from some of them, and listens on the one that the LAN is told of.
+    /// The ports are bound: probes from some of them, and listens on the one that the LAN is told of. Where
+    /// more of them were bound later on, there is nothing to do.
     pub(super) fn bound(
         &mut self,
         now: Instant,
@@ -136,6 +140,11 @@ impl Round {
         batch: [u8; 16],
         out: &mut Outbox,
     ) {
+        let more = !(self.v4.is_empty() && self.v6.is_empty());
+        if more {
+            (self.v4, self.v6) = (v4, v6);
+            return;
+        }
         self.listen(0, out);
         self.lan = lan
             .into_iter()
@@ -367,14 +376,19 @@ impl Round {
     ) -> usize {
         self.at = Some(at);
         self.redials = plan.redials;
+        let wanted = plan.listen.iter().map(|local| local.saturating_add(1)).max().unwrap_or(0);
+        if wanted > self.asked {
+            self.asked = wanted;
+            out.push_back(Output::Bind { ports: self.ports, count: wanted });
+        }
         for local in plan.listen {
             self.listen(local, out);
         }
         let own: Vec<SocketAddr> = self.own_addresses().collect();
         let (before, mut unproved) = (self.openings.len(), 0);
         for Opening { local, remote, after, ttl } in plan.openings {
-            let bound = usize::from(local) < if remote.is_ipv4() { self.v4.len() } else { self.v6.len() };
-            if !bound || own.contains(&remote) || !budget::may_open_to(remote.ip(), server) {
+            let has_family = !if remote.is_ipv4() { &self.v4 } else { &self.v6 }.is_empty();
+            if !has_family || own.contains(&remote) || !budget::may_open_to(remote.ip(), server) {
                 continue;
             }
             if proved != Some(remote.ip()) {
