@@ -189,7 +189,7 @@ impl Peer {
         if at + schedule::OPENING_WINDOW <= now || at > now + schedule::LONGEST_LEAD * 2 {
             return Err(StartRefusal::Late);
         }
-        let budget = Budget { openings: start.budget }.min(Budget::FULL);
+        let budget = Budget::FULL.agreed(start.budget);
         let window = Duration::from_millis(start.window_ms.into());
         let plan = round.plan(false, budget, window).map_err(|_| StartRefusal::Plan)?;
         self.open(now, at, plan, env);

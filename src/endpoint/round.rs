@@ -17,7 +17,7 @@ use super::{Event, OpenFailure, Outbox, Output, PeerId, PortsId};
 use crate::{
     nat::{self, Observation, Prediction},
     punch::{
-        Budget, FIRST_PORTS, Opening, Plan, Verdict, budget, plan,
+        Budget, FIRST_PORTS, Opening, Plan, Terms, Verdict, budget, plan,
         schedule::{OPENING_WINDOW, ROUND},
     },
     wire::{
@@ -265,7 +265,9 @@ impl Round {
         let mut whole: Option<Plan> = None;
         let mut hopeless = "the two sides have no address family in common";
         for (mine, theirs) in pairs {
-            let plan = plan(mine, theirs, initiator, self.id.round, budget, window);
+            let spent = self.probes.len() as u16;
+            let terms = Terms { initiator, round: self.id.round, budget, window, spent };
+            let plan = plan(mine, theirs, &terms);
             match (plan.verdict, &mut whole) {
                 (Verdict::Hopeless(why), _) => hopeless = why,
                 (Verdict::Try, Some(whole)) => {
