@@ -17,7 +17,7 @@ use super::{Event, OpenFailure, Outbox, Output, PeerId, PortsId};
 use crate::{
     nat::{self, Model, Observation, Prediction},
     punch::{
-        Budget, FIRST_PORTS, Opening, Plan, Verdict, budget, plan,
+        Budget, FIRST_PORTS, Opening, Plan, Terms, Verdict, budget, plan,
         schedule::{OPENING_WINDOW, ROUND},
     },
     wire::{
@@ -314,7 +314,7 @@ impl Round {
 
     /// The plan for both sides' predictions, all address families together, or why there is none, in
     /// words.
-    pub(super) fn plan(&self, initiator: bool, budget: Budget, window: Duration) -> Result<Plan, String> {
+    pub(super) fn plan(&self, terms: &Terms) -> Result<Plan, String> {
         let (Some(mine), Some(theirs)) = (&self.mine, &self.theirs) else {
             return Err("a prediction is missing".into());
         };
@@ -330,7 +330,7 @@ impl Round {
         let mut whole: Option<Plan> = None;
         let mut hopeless = "the two sides have no address family in common";
         for (mine, theirs) in pairs {
-            let plan = self.plan_pair(mine, theirs, initiator, budget, window);
+            let plan = self.plan_pair(mine, theirs, terms);
             match (plan.verdict, &mut whole) {
                 (Verdict::Hopeless(why), _) => hopeless = why,
                 (Verdict::Try, Some(whole)) => {
@@ -345,19 +345,10 @@ impl Round {
     }
 
     /// A repetition has the plan of a first round, from ports that are turned by as much on both sides.
-    fn plan_pair(
-        &self,
-        mine: &Prediction,
-        theirs: &Prediction,
-        initiator: bool,
-        budget: Budget,
-        window: Duration,
-    ) -> Plan {
-        let Some(by) = self.turned else {
-            return plan(mine, theirs, initiator, self.id.round, budget, window);
-        };
+    fn plan_pair(&self, mine: &Prediction, theirs: &Prediction, terms: &Terms) -> Plan {
+        let Some(by) = self.turned else { return plan(mine, theirs, terms) };
         let (mine, ports) = turn(mine, by);
-        let mut plan = plan(&mine, &turn(theirs, by).0, initiator, 0, budget, window);
+        let mut plan = plan(&mine, &turn(theirs, by).0, &Terms { round: 0, ..*terms });
         let back = |local: u16| ((usize::from(local) + by) % ports.max(1)) as u16;
         plan.openings.iter_mut().for_each(|opening| opening.local = back(opening.local));
         plan.listen.iter_mut().for_each(|local| *local = back(*local));
