@@ -12,6 +12,7 @@ use bytes::BytesMut;
 
 use crate::{
     nat::Prediction,
+    punch::Effort,
     secure::{EpochKeys, EstablishedLink, Psk, PublicKey, StaticKey},
     wire::{
         peer::{Goodbye, RoundId},
@@ -33,6 +34,8 @@ pub struct Settings {
     pub probe_servers: Vec<SocketAddr>,
     /// What this endpoint is.
     pub role: Role,
+    /// How much an attempt to connect may spend.
+    pub effort: Effort,
 }
 
 /// What an endpoint is.

@@ -115,6 +115,7 @@ impl World {
                 "203.0.113.1:7863".parse().expect("address"),
             ],
             role,
+            effort: crate::punch::Effort::default(),
         };
         self.endpoints[who] = Some(Endpoint::new(self.now, seed, settings));
         self.drain(who);
