@@ -51,11 +51,7 @@ pub fn probe_batch(locals: u16, servers: &[SocketAddr]) -> Vec<Probe> {
 /// `locals` and `servers`, whose answers are `observations`; [`super::predict`] takes both together.
 ///
 /// Empty where the first phase says all there is to say ([`Model::Fixed`]), or nothing.
-pub fn probe_more(
-    observations: &[Observation],
-    punch_ports: &[u16],
-    servers: &[SocketAddr],
-) -> Vec<Probe> {
+pub fn probe_more(observations: &[Observation], punch_ports: &[u16], servers: &[SocketAddr]) -> Vec<Probe> {
     let moving = predict(observations, punch_ports).is_some_and(|p| !matches!(p.model, Model::Fixed { .. }));
     if !moving {
         return Vec::new();
@@ -64,7 +60,11 @@ pub fn probe_more(
     let first = u8::try_from(probe_batch(locals, servers).len()).unwrap_or(MAX_BATCH);
     let second = PROBED_LOCALS.min(locals)..(2 * PROBED_LOCALS).min(locals);
     let most = MORE.min((MAX_BATCH - 1).saturating_sub(first).into());
-    grid(second, servers, most).zip(first..).map(at_once).map(|probe| Probe { after: PAUSE, ..probe }).collect()
+    grid(second, servers, most)
+        .zip(first..)
+        .map(at_once)
+        .map(|probe| Probe { after: PAUSE, ..probe })
+        .collect()
 }
 
 /// Most probes of the second phase: the time that it takes is bounded, whatever the number of servers.
@@ -79,16 +79,12 @@ pub fn last_probe(locals: u16, servers: &[SocketAddr]) -> Option<Probe> {
 }
 
 /// Every local port towards every server, neighbours differing in both.
-fn grid(
-    locals: Range<u16>,
-    servers: &[SocketAddr],
-    most: usize,
-) -> impl Iterator<Item = (u16, SocketAddr)> {
+fn grid(locals: Range<u16>, servers: &[SocketAddr], most: usize) -> impl Iterator<Item = (u16, SocketAddr)> {
     let turns = 0..servers.len();
-    let pairs = turns.flat_map(move |turn| locals.clone().map(move |local| (local, usize::from(local) + turn)));
-    let cycle = move |(local, server): (u16, usize)| {
-        Some((local, *servers.get(server.checked_rem(servers.len())?)?))
-    };
+    let pairs =
+        turns.flat_map(move |turn| locals.clone().map(move |local| (local, usize::from(local) + turn)));
+    let cycle =
+        move |(local, server): (u16, usize)| Some((local, *servers.get(server.checked_rem(servers.len())?)?));
     pairs.filter_map(cycle).take(most)
 }
 

@@ -168,10 +168,8 @@ fn times(draws: &[Observation]) -> Vec<u64> {
     let near = |number: u8| reference.iter().min_by_key(|o| o.number.abs_diff(number)).map(|o| o.at_us);
     let mut times = Vec::with_capacity(draws.len());
     for seen in by_server.values() {
-        let mut offsets: Vec<i128> = seen
-            .iter()
-            .filter_map(|o| Some(i128::from(near(o.number)?) - i128::from(o.at_us)))
-            .collect();
+        let mut offsets: Vec<i128> =
+            seen.iter().filter_map(|o| Some(i128::from(near(o.number)?) - i128::from(o.at_us))).collect();
         offsets.sort_unstable();
         let offset = offsets.get(offsets.len() / 2).copied().unwrap_or(0);
         times.extend(seen.iter().map(|o| u64::try_from(i128::from(o.at_us) + offset).unwrap_or(0)));

@@ -20,7 +20,8 @@ pub fn refresh(prediction: &Prediction, last: &Observation, elapsed: Duration) -
     if last.observed.ip() != prediction.address {
         return refreshed;
     }
-    let forward = |from: u16, to: u16| if counter.step > 0 { to.wrapping_sub(from) } else { from.wrapping_sub(to) };
+    let forward =
+        |from: u16, to: u16| if counter.step > 0 { to.wrapping_sub(from) } else { from.wrapping_sub(to) };
     let moved = u64::from(forward(counter.next, last.observed.port()));
     let (step, jitter) = (u64::from(counter.step.unsigned_abs()), u64::from(counter.jitter));
     let ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);

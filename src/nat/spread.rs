@@ -62,9 +62,7 @@ pub(super) fn fit(draws: &[Observation], mapping: Mapping) -> Fit {
 /// The port nearest to the middle of the band, of those on the widest grid that has a free one.
 fn meet(low: u16, high: u16, used: Vec<u16>) -> u16 {
     let middle = low.midpoint(high);
-    let on_grid = |grid: usize| {
-        (low..=high).filter(move |port| usize::from(*port).is_multiple_of(grid))
-    };
+    let on_grid = |grid: usize| (low..=high).filter(move |port| usize::from(*port).is_multiple_of(grid));
     let free = |grid: usize| {
         on_grid(grid).filter(|port| !used.contains(port)).min_by_key(|port| port.abs_diff(middle))
     };
@@ -87,7 +85,8 @@ fn block(n: usize, low: u16, high: u16) -> Option<(u16, u16)> {
         .collect();
     let hypotheses = (SIZES.count() * ORIGINS.len()) as f64;
     let range = u32::from(high - low);
-    let anywhere = hypotheses * crate::nat::stats::anywhere_by_draws(n, range, 1 << SIZES.start(), 1 << SIZES.end());
+    let anywhere =
+        hypotheses * crate::nat::stats::anywhere_by_draws(n, range, 1 << SIZES.start(), 1 << SIZES.end());
     // Some sizes have the same block by both origins.
     let all: f64 = aligned.iter().map(|(weight, ..)| weight).sum::<f64>() + anywhere;
     aligned.sort_by_key(|&(_, first, size)| (first, size));

@@ -213,7 +213,9 @@ impl Nat {
     }
 
     fn count(&mut self, local: u16) -> u16 {
-        let Assignment::Counter { step, jitter, parity, range: (low, high) } = self.assignment else { return 0 };
+        let Assignment::Counter { step, jitter, parity, range: (low, high) } = self.assignment else {
+            return 0;
+        };
         let size = i32::from(high) - i32::from(low) + 1;
         let on = |port: u16, by: i32| {
             (i32::from(low) + (i32::from(port) - i32::from(low) + by).rem_euclid(size)) as u16
@@ -238,6 +240,12 @@ pub(crate) fn locals(dice: &mut Dice, count: usize) -> Vec<u16> {
     let mut used = BTreeSet::new();
     let drawn = std::iter::repeat_with(|| 32_768 + dice.below(20_000) as u16);
     drawn.filter(|&port| used.insert(port)).take(count).collect()
+}
+
+/// The same, as many more as a plan takes: bound when it is known, in a row, of one parity.
+pub(crate) fn more_locals(punch: &mut Vec<u16>, count: u16) {
+    let known = punch.len() as u16;
+    punch.extend((known..count).map(|i| 55_001 + 2 * i));
 }
 
 /// What one server with two ports sees of a batch that leaves within a millisecond.

@@ -155,7 +155,10 @@ mod tests {
             assert_eq!(less.agreed(more.openings), less);
         }
         assert_eq!(Effort::default().budget(), Budget::FULL);
-        assert_eq!((Budget::FULL.redials(1024), Budget::FULL.redials(1), Budget::FULL.redials(0)), (1, 255, 0));
+        assert_eq!(
+            (Budget::FULL.redials(1024), Budget::FULL.redials(1), Budget::FULL.redials(0)),
+            (1, 255, 0)
+        );
     }
 
     #[test]

@@ -61,7 +61,9 @@ pub(super) fn to_one_port(pair: &Pair, mine: &Model, theirs: &[u16]) -> Plan {
     };
     let sockets = sockets(pair, mine, pair.spent);
     if sockets == 0 {
-        return Plan::hopeless("the part of the block of ports that may be used is used up; it frees in minutes");
+        return Plan::hopeless(
+            "the part of the block of ports that may be used is used up; it frees in minutes",
+        );
     }
     let manners = pair.manners(Some(false));
     let after = |i: u16| match mine {
@@ -126,7 +128,8 @@ fn run(pair: &Pair, counter: Counter, budget: u64) -> Vec<u16> {
     let end = late.mean().saturating_add(reach(&late)).saturating_add(spare);
     // Connections to ports: one for one where steps are even, all in between where they are not.
     let (places, each) = if soon.is_even() { (1, 1) } else { (soon.pace(), 2) };
-    let (first, end, likeliest) = (first * places / each, (end * places).div_ceil(each), soon.mean() * places / each);
+    let (first, end, likeliest) =
+        (first * places / each, (end * places).div_ceil(each), soon.mean() * places / each);
     let (first, end) = if end - first > budget {
         let first = likeliest.saturating_sub(budget / 2);
         (first, first.saturating_add(budget))

@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use super::*;
 use crate::nat::{
-    Counter, Filtering, Mapping, predict, SimultaneousOpen, Unsolicited,
-    synthetic::{Dice, Nat, batch, locals},
+    Counter, Filtering, Mapping, SimultaneousOpen, Unsolicited, predict,
+    synthetic::{Dice, Nat, batch, locals, more_locals},
 };
 
 const WINDOW: Duration = Duration::from_millis(300);
@@ -62,7 +62,7 @@ fn seen(nat: &mut Nat, punch: &[u16], plan: &Plan) -> BTreeSet<(SocketAddr, Sock
 /// may differ in when they probe: the second one's window is only a part of it.
 fn meets(mut a: Nat, mut b: Nat, seed: u64, round: u8, window: Duration) -> bool {
     let mut dice = Dice::new(seed);
-    let (punch_a, punch_b) = (locals(&mut dice, 256), locals(&mut dice, 256));
+    let (mut punch_a, mut punch_b) = (locals(&mut dice, 16), locals(&mut dice, 16));
     let predict = |nat: &mut Nat, punch: &[u16]| predict(&batch(nat, punch), &punch[..16]).unwrap();
     let (p, q) = (predict(&mut a, &punch_a), predict(&mut b, &punch_b));
     let us = window.as_micros() as f64;
@@ -71,6 +71,8 @@ fn meets(mut a: Nat, mut b: Nat, seed: u64, round: u8, window: Duration) -> bool
     let terms = |initiator| Terms { window, ..terms(initiator, round) };
     let mine = plan(&p, &q, &terms(true));
     let theirs = plan(&q, &p, &terms(false));
+    more_locals(&mut punch_a, mine.ports());
+    more_locals(&mut punch_b, theirs.ports());
     let (mine, theirs) = (seen(&mut a, &punch_a, &mine), seen(&mut b, &punch_b, &theirs));
     mine.iter().any(|(from, to)| theirs.contains(&(*to, *from)))
 }
@@ -116,7 +118,7 @@ fn counters_meet_at_one_port_each() {
 #[test]
 fn a_later_round_reaches_what_the_first_could_not() {
     let met =
-        |round| share(200, |s| meets(Nat::preserving(s), Nat::counter(s + 1, 1, 300.0), s, round, WINDOW));
+        |round| share(200, |s| meets(Nat::preserving(s), Nat::counter(s + 1, 1, 600.0), s, round, WINDOW));
     assert!(met(0) < 0.5 && met(2) >= 0.98, "{} {}", met(0), met(2));
 }
 
@@ -139,9 +141,7 @@ fn a_counter_and_a_block_meet_now_and_then() {
 #[test]
 fn random_and_anything_that_moves_is_not_sprayed() {
     let random = prediction(1, Model::Random);
-    for other in
-        [counter(2, 5000, 1, 0), band(2), random.clone()]
-    {
+    for other in [counter(2, 5000, 1, 0), band(2), random.clone()] {
         let (a, b) = both(&random, &other, 0);
         assert!(matches!((a.verdict, b.verdict), (Verdict::Hopeless(_), Verdict::Hopeless(_))));
         assert!(a.openings.is_empty() && b.openings.is_empty() && a.listen.is_empty());
@@ -163,7 +163,7 @@ fn one_side_covers_from_one_port_the_other_opens_a_handful_to_it() {
     let (a, b) = both(&fixed(1, &[4000, 4001]), &counter(2, 5000, 2, 20), 0);
     assert!(a.openings.iter().all(|o| o.local == 0 && o.after.is_zero()));
     assert_eq!(a.openings.iter().take(3).map(|o| o.remote.port()).collect::<Vec<_>>(), [5012, 5010, 5014]);
-    assert!(a.openings.len() <= usize::from(Budget::UNPROVED.openings), "{}", a.openings.len());
+    assert!(a.openings.len() <= 100, "{}", a.openings.len());
     assert_eq!(b.openings.len(), 8);
     assert!(b.openings.iter().all(|o| o.remote.port() == 4000));
     assert_eq!(b.redials, 0, "a redial would only move the counter");
@@ -206,9 +206,7 @@ fn whatever_a_peer_predicts_the_plan_keeps_to_its_bounds() {
                 rate_centi: dice.next() as u32 >> dice.below(32),
                 over_ms: port(dice),
             }),
-            2 => {
-                Model::Band { low: port(dice), high: port(dice), size: port(dice), meet: port(dice) }
-            }
+            2 => Model::Band { low: port(dice), high: port(dice), size: port(dice), meet: port(dice) },
             _ => Model::Random,
         }
     };
@@ -217,8 +215,7 @@ fn whatever_a_peer_predicts_the_plan_keeps_to_its_bounds() {
         let budget = Budget { openings: dice.below(1025) as u16, ..Budget::FULL };
         let window = Duration::from_micros(dice.next());
         let round = dice.next() as u8;
-        let terms =
-            Terms { initiator: dice.below(2) == 0, round, budget, window, spent: dice.next() as u16 };
+        let terms = Terms { initiator: dice.below(2) == 0, round, budget, window, spent: dice.next() as u16 };
         let made = plan(&mine, &theirs, &terms);
         assert!(made.openings.len() <= usize::from(budget.openings));
         for opening in &made.openings {
