@@ -390,6 +390,35 @@ fn a_client_waits_for_a_host_that_is_not_there_yet() {
 }
 
 #[test]
+fn a_client_goes_on_with_a_host_that_crashed_and_was_started_again() {
+    run(async {
+        let port = service(echo).await;
+        let server = server().await;
+        let (host_key, client_key) = (generate_key(), generate_key());
+        let start = || {
+            let host = server.host("h").key(host_key.clone()).admission(vec![client_key.public()]);
+            host.service(port.to_string().parse().unwrap()).start()
+        };
+        // In a runtime of its own, which can be taken away from under it.
+        let machine = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let host = machine.spawn(start()).await.unwrap().unwrap();
+        let builder = server.client("h").key(client_key.clone()).host_key(host.public_key());
+        let client = builder.connect().await.unwrap();
+        let mut events = client.events();
+        let mut old = client.open(None).await.unwrap();
+        assert_eq!(ask(&mut old, b"before").await, b"before");
+        machine.shutdown_background();
+        let _host = start().await.unwrap();
+        // The session died with the host, and so do its streams; a new one begins.
+        let why = reason(old.read(&mut [0]).await.unwrap_err());
+        assert!(matches!(why, ResetReason::SessionEnded | ResetReason::Reset), "{why}");
+        while !matches!(events.next().await.unwrap(), Event::SessionEnded { .. }) {}
+        let mut new = client.open(None).await.unwrap();
+        assert_eq!(ask(&mut new, b"after").await, b"after");
+    });
+}
+
+#[test]
 fn a_host_that_does_not_appear_in_time_is_given_up() {
     run(async {
         let server = server().await;
@@ -551,5 +580,17 @@ fn the_streams_of_a_client_that_closes_have_arrived_and_the_host_knows() {
         assert!(all.await.unwrap() == sent);
         client.close().await;
         while !matches!(events.next().await.unwrap(), Event::SessionEnded { .. }) {}
+    });
+}
+
+#[test]
+fn a_server_that_has_stopped_lets_go_of_its_connections() {
+    run(async {
+        let server = server().await;
+        let mut stream = TcpStream::connect(&server.address).await.unwrap();
+        let preamble = punchtunnel::wire::probe::preamble(punchtunnel::wire::probe::Purpose::Datagrams);
+        stream.write_all(&preamble).await.unwrap();
+        drop(server);
+        assert!(!matches!(stream.read(&mut [0]).await, Ok(1..)));
     });
 }

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IsTerminal, Write},
-    sync::Mutex,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -40,19 +40,25 @@ impl Told {
 pub(crate) struct Output {
     format: LogFormat,
     quiet: bool,
-    /// Hidden where standard error is no terminal.
-    live: ProgressBar,
-    /// The last live text that was printed as a line, where there is no terminal.
-    last: std::sync::Arc<Mutex<String>>,
+    terminal: bool,
+    live: Arc<Mutex<Live>>,
+}
+
+/// What goes on now.
+#[derive(Default)]
+struct Live {
+    /// On a terminal, the line that is drawn at the moment. Made anew each time: a bar that has ended
+    /// would be drawn once more on its way to a new beginning.
+    bar: Option<ProgressBar>,
+    /// Elsewhere, the text that was printed as a line.
+    last: String,
 }
 
 impl Output {
     /// Sets up standard error, and logging behind it.
     pub(crate) fn start(Told { format, verbose, quiet }: Told) -> Output {
         let terminal = io::stderr().is_terminal() && format == LogFormat::Text && !quiet;
-        let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let live = ProgressBar::with_draw_target(None, target);
-        let output = Output { format, quiet, live, last: std::sync::Arc::default() };
+        let output = Output { format, quiet, terminal, live: Arc::default() };
         let level = match verbose {
             0 => "punchtunnel=warn,told=info",
             1 => "punchtunnel=debug,told=info",
@@ -85,37 +91,43 @@ impl Output {
         if self.quiet {
             return;
         }
-        if self.live.is_hidden() {
-            let mut last = self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            if *last != text {
-                text.clone_into(&mut last);
-                self.always(text);
-            }
+        if self.terminal {
+            self.draw("{spinner} {msg}", |bar| {
+                bar.set_message(text.to_owned());
+                bar.enable_steady_tick(TICK);
+            });
             return;
         }
-        self.live.set_message(text.to_owned());
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
-            self.live.set_style(style);
+        let is_new = {
+            let mut live = self.lock();
+            live.last != text && {
+                text.clone_into(&mut live.last);
+                true
+            }
+        };
+        if is_new {
+            self.always(text);
         }
-        self.live.enable_steady_tick(TICK);
     }
 
     /// How far a transfer is, on a terminal only.
     pub(crate) fn progress(&self, text: &str, done: u64, total: u64) {
-        self.live.set_message(text.to_owned());
-        if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes}") {
-            self.live.set_style(style);
+        if self.terminal {
+            self.draw("{msg} {wide_bar} {bytes}/{total_bytes}", |bar| {
+                bar.set_message(text.to_owned());
+                bar.set_length(total);
+                bar.set_position(done);
+            });
         }
-        self.live.set_length(total);
-        self.live.set_position(done);
     }
 
     /// The end of what goes on.
     pub(crate) fn clear(&self) {
-        self.live.disable_steady_tick();
-        self.live.set_message("");
-        self.live.finish_and_clear();
-        self.live.reset();
+        let mut live = self.lock();
+        live.last.clear();
+        if let Some(bar) = live.bar.take() {
+            bar.finish_and_clear();
+        }
     }
 
     /// An error that ends the program.
@@ -134,9 +146,31 @@ impl Output {
         }
     }
 
+    fn draw(&self, template: &str, show: impl FnOnce(&ProgressBar)) {
+        let Ok(style) = ProgressStyle::with_template(template) else { return };
+        let mut live = self.lock();
+        let bar =
+            live.bar.get_or_insert_with(|| ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()));
+        bar.set_style(style);
+        show(bar);
+    }
+
     fn write(&self, text: &str) {
+        self.write_all(format!("{text}\n").as_bytes());
+    }
+
+    /// In one piece, above the live line.
+    fn write_all(&self, text: &[u8]) {
         // Standard error may be closed; there is nobody left to tell.
-        self.live.suspend(|| drop(writeln!(io::stderr().lock(), "{text}")));
+        let write = || drop(io::stderr().lock().write_all(text));
+        match &self.lock().bar {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -168,7 +202,7 @@ impl Write for LogWriter<'_> {
 
 impl Drop for LogWriter<'_> {
     fn drop(&mut self) {
-        self.output.live.suspend(|| drop(io::stderr().lock().write_all(&self.text)));
+        self.output.write_all(&self.text);
     }
 }
 

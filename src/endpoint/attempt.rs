@@ -10,6 +10,7 @@ use rand::RngExt;
 
 use super::{
     Event, Output,
+    line::Line,
     peer::{Env, HOLD, Peer},
     round::Round,
 };
@@ -38,6 +39,13 @@ const PREPARED_IN: Duration = Duration::from_secs(10);
 /// After this much silence on the line an attempt asks for a new introduction.
 const SILENT: Duration = Duration::from_secs(4);
 
+/// An agreed instant, and what this side does at it.
+pub(super) struct Agreed {
+    pub(super) id: RoundId,
+    pub(super) at: Instant,
+    pub(super) plan: Plan,
+}
+
 impl Peer {
     /// The number of the next attempt, for a request to the host that is to prepare it at once.
     pub(super) fn next_attempt(&self) -> RoundId {
@@ -63,11 +71,11 @@ impl Peer {
     /// A new line is there: an attempt that got nowhere on the old one begins again.
     pub(super) fn begin_again(&mut self, now: Instant, env: &mut Env) {
         if self.link.is_none() && self.round.as_ref().is_none_or(|r| r.at.is_none()) {
-            self.attempt(now, self.next_attempt(), env);
+            self.begin_attempt(now, env);
         }
     }
 
-    fn next_round(&self) -> RoundId {
+    pub(super) fn next_round(&self) -> RoundId {
         RoundId { attempt: self.last.attempt, round: self.last.round.saturating_add(1) }
     }
 
@@ -115,9 +123,10 @@ impl Peer {
 
     /// The initiator's part: starts rounds, and gives them up.
     pub(super) fn lead(&mut self, now: Instant, env: &mut Env) {
+        self.repeat_late(now, env);
         let Some(round) = &self.round else {
             if self.retry.is_some_and(|at| at <= now) {
-                self.attempt(now, self.next_attempt(), env);
+                self.begin_attempt(now, env);
             }
             return;
         };
@@ -146,20 +155,15 @@ impl Peer {
         let Some(round) = &mut self.round else { return };
         let (Some(mine), Some(theirs)) = (&round.mine, &round.theirs) else { return };
         let window = round.age(now) + lead;
-        let plan = match round.plan(true, Budget::FULL, window) {
-            Ok(plan) => plan,
+        let digest = nat::digest(mine, theirs);
+        let (id, plan) = match round.plan(true, Budget::FULL, window) {
+            Ok(plan) => (round.id, plan),
             Err(why) => return self.hopeless(now, why, env),
         };
-        let start = Start {
-            id: round.id,
-            plan: PLAN_VERSION,
-            budget: Budget::FULL.openings,
-            window_ms: u16::try_from(window.as_millis()).unwrap_or(u16::MAX),
-            digest: nat::digest(mine, theirs),
-            after_us,
-            sample,
-        };
-        self.open(now, now + lead, plan, env);
+        let window_ms = u16::try_from(window.as_millis()).unwrap_or(u16::MAX);
+        let budget = Budget::FULL.openings;
+        let start = Start { id, plan: PLAN_VERSION, budget, window_ms, digest, after_us, sample };
+        self.open(now, Agreed { id, at: now + lead, plan }, env);
         let _ = self.line.send(now, PeerMessage::Start(start));
     }
 
@@ -174,8 +178,23 @@ impl Peer {
     }
 
     fn try_start(&mut self, now: Instant, start: Start, env: &mut Env) -> Result<(), StartRefusal> {
-        let round = self.round.as_mut().filter(|r| r.id == start.id && r.at.is_none());
-        let round = round.ok_or(StartRefusal::Late)?;
+        let Some(round) = self.round.as_ref().filter(|r| r.id == start.id && r.at.is_none()) else {
+            return self.repeated(now, &start, env);
+        };
+        let at = Self::instant(&self.line, now, round, &start)?;
+        let window = Duration::from_millis(start.window_ms.into());
+        let plan = round.plan(false, Self::budget(&start), window).map_err(|_| StartRefusal::Plan)?;
+        self.open(now, Agreed { id: start.id, at, plan }, env);
+        Ok(())
+    }
+
+    /// The instant that the initiator means, where both sides plan from the same input.
+    pub(super) fn instant(
+        line: &Line,
+        now: Instant,
+        round: &Round,
+        start: &Start,
+    ) -> Result<Instant, StartRefusal> {
         let (Some(mine), Some(theirs)) = (&round.mine, &round.theirs) else {
             return Err(StartRefusal::Digest);
         };
@@ -185,23 +204,25 @@ impl Peer {
         if start.digest != nat::digest(theirs, mine) {
             return Err(StartRefusal::Digest);
         }
-        let at = self.line.resolve(start.sample, start.after_us).ok_or(StartRefusal::Late)?;
+        let at = line.resolve(start.sample, start.after_us).ok_or(StartRefusal::Late)?;
         if at + schedule::OPENING_WINDOW <= now || at > now + schedule::LONGEST_LEAD * 2 {
             return Err(StartRefusal::Late);
         }
-        let budget = Budget::FULL.agreed(start.budget);
-        let window = Duration::from_millis(start.window_ms.into());
-        let plan = round.plan(false, budget, window).map_err(|_| StartRefusal::Plan)?;
-        self.open(now, at, plan, env);
-        Ok(())
+        Ok(at)
     }
 
-    /// The instant is agreed.
-    fn open(&mut self, now: Instant, at: Instant, plan: Plan, env: &mut Env) {
-        let Some(round) = &mut self.round else { return };
+    pub(super) fn budget(start: &Start) -> Budget {
+        Budget::FULL.agreed(start.budget)
+    }
+
+    /// The instant is agreed: the round of that number opens, or the kept one is repeated.
+    pub(super) fn open(&mut self, now: Instant, agreed: Agreed, env: &mut Env) {
+        let Agreed { id, at, plan } = agreed;
+        let kept = self.kept.as_mut().map(|kept| &mut kept.round);
+        let Some(round) = self.round.as_mut().filter(|r| r.id == id).or(kept) else { return };
         let proved = self.line.direct().map(|a| a.ip());
         let openings = round.open(at, plan, env.server, proved, env.out);
-        let (id, lead) = (round.id, at.saturating_duration_since(now));
+        let lead = at.saturating_duration_since(now);
         env.out.push_back(Output::Event(Event::Opening { peer: self.id, id, lead, openings }));
     }
 
@@ -212,11 +233,12 @@ impl Peer {
         let began = self.attempt_began;
         self.retire(now);
         let again = now.saturating_duration_since(began) < ATTEMPT && next.round < schedule::ROUNDS;
-        let next = if again { next } else { self.next_attempt() };
         let pause = if again { Duration::ZERO } else { self.back_off(now, env) };
         env.out.push_back(Output::Event(Event::RoundFailed { peer: self.id, id, why, next: pause }));
-        if pause.is_zero() {
+        if again {
             self.attempt(now, next, env);
+        } else if pause.is_zero() {
+            self.begin_attempt(now, env);
         }
     }
 

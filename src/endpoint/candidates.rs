@@ -11,15 +11,19 @@ use bytes::BytesMut;
 use super::{ConnId, Outbox, Output, PortsId};
 use crate::secure::{EstablishedLink, LinkInitiator, LinkProgress, LinkResponder, Psk, PublicKey, StaticKey};
 
-/// Most connections at once: more than a plan with a fixed side completes, and strangers who find a
-/// listener cannot take more.
+/// Most connections at once: more than a plan with a fixed side completes.
 const MAX: usize = 64;
+
+/// Most of them from addresses that are not known as the peer's. A NAT may have several, so they are
+/// not refused, but strangers who find a listener must not take all places.
+const MAX_STRANGERS: usize = 16;
 
 /// Connections on which the link handshake runs.
 #[derive(Default)]
 pub(super) struct Candidates(BTreeMap<ConnId, Candidate>);
 
 struct Candidate {
+    stranger: bool,
     ports: PortsId,
     remote: SocketAddr,
     lan: bool,
@@ -36,6 +40,7 @@ enum Handshake {
 pub(super) struct Nominated {
     pub(super) link: EstablishedLink,
     pub(super) surplus: BytesMut,
+    pub(super) ports: PortsId,
     pub(super) remote: SocketAddr,
     pub(super) lan: bool,
     /// The agreed instant that it came of.
@@ -43,17 +48,23 @@ pub(super) struct Nominated {
 }
 
 impl Candidates {
-    /// A connection is complete. `epoch` is the number of the link that it may become (initiator).
+    /// A connection is complete, maybe a `stranger`'s. `epoch` is the number of the link that it may become (initiator).
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a connection, what is known of it, and what the handshake needs"
+    )]
     pub(super) fn begin(
         &mut self,
         conn: ConnId,
         (ports, remote, lan, since): (PortsId, SocketAddr, bool, Instant),
+        stranger: bool,
         seed: [u8; 32],
         (me, them, session, psk): (&StaticKey, &PublicKey, &[u8; 16], &Psk),
         epoch: Option<u32>,
         out: &mut Outbox,
     ) {
-        if self.0.len() >= MAX {
+        let strangers = self.0.values().filter(|candidate| candidate.stranger).count();
+        if self.0.len() >= MAX || (stranger && strangers >= MAX_STRANGERS) {
             return out.push_back(Output::Close { conn });
         }
         let handshake = match epoch {
@@ -64,7 +75,7 @@ impl Candidates {
             }
             None => Handshake::Responder(LinkResponder::new(seed, me, *them, session, psk)),
         };
-        self.0.insert(conn, Candidate { ports, remote, lan, since, handshake });
+        self.0.insert(conn, Candidate { stranger, ports, remote, lan, since, handshake });
     }
 
     /// Bytes came. Where `may_nominate`, an initiator nominates the connection as soon as the responder
@@ -93,7 +104,7 @@ impl Candidates {
     }
 
     fn finish(&mut self, conn: ConnId, out: &mut Outbox) -> Option<Nominated> {
-        let Candidate { ports, remote, lan, since, handshake } = self.0.remove(&conn)?;
+        let Candidate { stranger, ports, remote, lan, since, handshake } = self.0.remove(&conn)?;
         let (link, surplus) = match handshake {
             Handshake::Initiator(initiator) => {
                 let (bytes, link, surplus) = initiator.nominate().ok()?;
@@ -112,13 +123,13 @@ impl Candidates {
                     Some(nominated) => nominated,
                     None => {
                         let handshake = Handshake::Responder(responder);
-                        self.0.insert(conn, Candidate { ports, remote, lan, since, handshake });
+                        self.0.insert(conn, Candidate { stranger, ports, remote, lan, since, handshake });
                         return None;
                     }
                 }
             }
         };
-        Some(Nominated { link, surplus, remote, lan, since })
+        Some(Nominated { link, surplus, ports, remote, lan, since })
     }
 
     /// The connection ended by itself.
@@ -126,9 +137,9 @@ impl Candidates {
         self.0.remove(&conn);
     }
 
-    /// All connections of the set are closed with it.
-    pub(super) fn released(&mut self, ports: PortsId) {
-        self.0.retain(|_, candidate| candidate.ports != ports);
+    /// The set is released, or done with: its connections are forgotten. Which they were.
+    pub(super) fn released(&mut self, ports: PortsId) -> Vec<ConnId> {
+        self.0.extract_if(.., |_, candidate| candidate.ports == ports).map(|(conn, _)| conn).collect()
     }
 
     /// Has this connection.

@@ -8,7 +8,7 @@ use crate::{
     punch::schedule,
     wire::{
         peer::{PeerMessage, RoundId},
-        server::Decline,
+        server::{Decline, FromServer},
     },
 };
 
@@ -251,15 +251,98 @@ fn a_refusal_that_the_server_invents_does_not_end_what_works() {
 #[test]
 fn a_client_that_is_killed_again_and_again_is_let_in_each_time() {
     let mut world = connected(20);
-    for _ in 0..40 {
+    for seed in 100..140 {
         let (peer, epoch) = (world.peer(HOST), world.links.last().expect("linked").2.epoch);
-        world.endpoints[CLIENT] = None;
+        world.kill(CLIENT);
         world.tell(HOST, Input::LinkLost { peer, epoch });
         let links = world.links.len();
-        let seed = world.next as u8;
         world.client_of(seed);
         assert!(world.run(20 * SECOND, |w| w.links.len() >= links + 2), "{}", world.story());
     }
     let host = world.endpoints[HOST].as_ref().expect("running");
     assert!(host.peers.len() < 24, "{}", host.peers.len());
+}
+
+#[test]
+fn strangers_at_a_listener_do_not_take_the_place_of_the_peer() {
+    let mut world = World::new(20);
+    world.host();
+    world.client(Some(key(1).public()), None);
+    assert!(world.run(10 * SECOND, |w| w.heard(HOST, |e| matches!(e, Event::NatFound { .. }))));
+    let ports = world.bound.iter().find(|(who, _)| *who == HOST).expect("bound").1;
+    for number in 0..200 {
+        let (remote, conn) = (([192, 0, 2, 7], 9000 + number).into(), ConnId(1 << 32 | u64::from(number)));
+        world.tell(HOST, Input::Accepted { ports, remote, conn });
+    }
+    assert!(world.run(10 * SECOND, |w| w.both_linked(1)), "{}", world.story());
+    assert!(!world.heard(CLIENT, |e| matches!(e, Event::RoundFailed { .. })), "{}", world.story());
+}
+
+#[test]
+fn the_server_says_once_where_the_peer_is_and_not_in_our_own_network() {
+    let mut world = connected(20);
+    world.run(5 * SECOND, |_| false);
+    let (now, datagrams) = (world.now, world.datagrams);
+    let host = world.endpoints[HOST].as_mut().expect("running");
+    let line = &host.peers.values().next().expect("a session").line;
+    let (relation, direct) = (line.relation.expect("a relation").number, line.direct());
+    assert!(direct.is_some());
+    for port in 1..1000 {
+        let addresses = vec![SocketAddr::from(([192, 0, 2, 8], port)); 50];
+        let again = FromServer::Introduced { relation, addresses, reply: Default::default() };
+        host.server_message(now, 0, again);
+    }
+    world.drain(HOST);
+    let line =
+        &mut world.endpoints[HOST].as_mut().expect("running").peers.values_mut().next().expect("one").line;
+    assert_eq!((line.direct(), world.datagrams), (direct, datagrams));
+}
+
+#[test]
+fn a_line_goes_to_few_addresses_and_none_of_our_own_network() {
+    let mut world = World::new(20);
+    world.host();
+    world.client(Some(key(1).public()), None);
+    let accepted = |w: &World| w.endpoints[HOST].as_ref().is_some_and(|host| !host.peers.is_empty());
+    assert!(world.run(10 * SECOND, accepted));
+    let now = world.now;
+    let line =
+        &mut world.endpoints[HOST].as_mut().expect("running").peers.values_mut().next().expect("one").line;
+    let addresses: Vec<SocketAddr> = ["127.0.0.1:9", "10.0.0.1:9", "192.0.2.8:0", "255.255.255.255:9"]
+        .iter()
+        .map(|a| a.parse().expect("address"))
+        .chain((1..50).map(|port| SocketAddr::from(([192, 0, 2, 8], port))))
+        .collect();
+    let server = SERVER.parse::<SocketAddr>().expect("address").ip();
+    line.introduced(now, &addresses, server);
+    line.ping(now);
+    let mut asked = std::collections::BTreeSet::new();
+    while let Some(parcel) = line.poll_transmit(now) {
+        asked.extend(parcel.direct);
+    }
+    let expected = [1, 2].map(|port| SocketAddr::from(([192, 0, 2, 8], port)));
+    assert_eq!(asked.into_iter().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn where_one_family_is_dead_the_other_one_is_used() {
+    let mut world = World::new(20);
+    world.other_family = Some("[2001:db8::1]:7862".parse().expect("address"));
+    world.host();
+    world.client(Some(key(1).public()), None);
+    assert!(world.run(10 * SECOND, |w| w.both_linked(1)), "{}", world.story());
+    world.drop_links(&[HOST]);
+    assert!(world.run(10 * SECOND, |w| w.both_linked(2)), "{}", world.story());
+}
+
+#[test]
+fn a_server_that_was_restarted_has_the_name_again_and_introduces() {
+    let mut world = connected(20);
+    world.server = crate::rendezvous::Server::new(world.now, [8; 32], key(9), Default::default(), []);
+    let registered = |w: &World| w.count(HOST, |e| *e == Event::Registered) == 2;
+    assert!(world.run(60 * SECOND, registered), "{}", world.story());
+    world.run(60 * SECOND, |_| false);
+    assert_eq!(world.links.len(), 2, "the link does not notice");
+    world.drop_links(&[CLIENT]);
+    assert!(world.run(10 * SECOND, |w| w.both_linked(2)), "{}", world.story());
 }

@@ -20,6 +20,7 @@ mod client;
 mod hardships;
 mod host;
 mod io;
+mod kept;
 mod line;
 mod peer;
 mod round;

@@ -15,10 +15,12 @@ use super::{
     attempt::{ATTEMPT, PREPARE, refusal},
     candidates::{Candidates, Nominated},
     host::PROOF,
+    kept::Kept,
     line::Line,
     round::Round,
 };
 use crate::{
+    punch::budget,
     secure::{EpochKeys, PublicKey, StaticKey},
     wire::{
         peer::{Goodbye, PeerMessage, RoundId, StartRefusal},
@@ -68,8 +70,12 @@ pub(super) struct Peer {
     pub(super) fresh: Option<Line>,
     unannounced: Option<(EpochKeys, Option<u64>)>,
     pub(super) round: Option<Round>,
+    /// What the link came of.
+    pub(super) kept: Option<Kept>,
+    /// It is to be repeated as soon as the line answers.
+    pub(super) repeat_due: bool,
     pub(super) retired: Vec<(PortsId, Instant)>,
-    candidates: Candidates,
+    pub(super) candidates: Candidates,
     epoch: u32,
     pub(super) link: Option<u32>,
     /// The newest link that there ever was.
@@ -106,6 +112,8 @@ impl Peer {
             fresh: None,
             unannounced: Some((epoch_keys, invite)),
             round: None,
+            kept: None,
+            repeat_due: false,
             retired: Vec::new(),
             candidates: Candidates::default(),
             epoch: 0,
@@ -173,6 +181,7 @@ impl Peer {
         } else if self.round.as_ref().is_some_and(|r| Self::overdue(r, now)) {
             self.retire(now);
         }
+        self.close_losers(now, env);
         // Last, because what was retired just now may have nothing to wait for.
         for (ports, _) in self.retired.extract_if(.., |(_, until)| *until <= now) {
             self.candidates.released(ports);
@@ -242,7 +251,7 @@ impl Peer {
         self.link = None;
         self.failures = 0;
         if self.initiator {
-            self.attempt(now, self.next_attempt(), env);
+            self.begin_attempt(now, env);
         }
     }
 
@@ -257,8 +266,9 @@ impl Peer {
 
     /// Gives up everything that was to become a link.
     fn release(&mut self, out: &mut Outbox) {
-        let ports = self.retired.drain(..).map(|(ports, _)| ports);
-        for ports in ports.chain(self.round.take().map(|r| r.ports)) {
+        let kept = self.kept.take().map(|kept| kept.round);
+        let rounds = self.round.take().into_iter().chain(kept).map(|round| round.ports);
+        for ports in self.retired.drain(..).map(|(ports, _)| ports).chain(rounds) {
             self.candidates.released(ports);
             out.push_back(Output::Release { ports });
         }
@@ -282,7 +292,16 @@ impl Peer {
 
     /// Has this set of ports.
     pub(super) fn owns(&self, ports: PortsId) -> bool {
-        self.round.as_ref().is_some_and(|r| r.ports == ports) || self.retired.iter().any(|(p, _)| *p == ports)
+        self.rounds().any(|r| r.ports == ports) || self.retired.iter().any(|(p, _)| *p == ports)
+    }
+
+    /// The round that goes on, and the one that the link came of.
+    fn rounds(&self) -> impl Iterator<Item = &Round> {
+        self.round.iter().chain(self.kept.iter().map(|kept| &kept.round))
+    }
+
+    fn rounds_mut(&mut self) -> impl Iterator<Item = &mut Round> {
+        self.round.iter_mut().chain(self.kept.iter_mut().map(|kept| &mut kept.round))
     }
 
     /// Has this connection.
@@ -334,7 +353,7 @@ impl Peer {
         why: &OpenFailure,
         env: &mut Env,
     ) {
-        if let Some(round) = self.round.as_mut().filter(|r| r.ports == ports) {
+        if let Some(round) = self.rounds_mut().find(|r| r.ports == ports) {
             round.connect_failed(now, opening, why, env.out);
         }
     }
@@ -347,17 +366,22 @@ impl Peer {
         from: Completed,
         env: &mut Env,
     ) {
+        let mut stranger = false;
         let (remote, lan) = match from {
-            Completed::Accepted(remote) => (remote, false),
+            Completed::Accepted(remote) => {
+                let known = self.rounds().any(|r| r.expects(remote.ip()));
+                stranger = !known && self.line.direct().is_none_or(|direct| direct.ip() != remote.ip());
+                (remote, budget::may_connect_in_lan(remote, env.server))
+            }
             Completed::Opening(opening) => {
-                let round = self.round.as_ref().filter(|r| r.ports == ports);
+                let round = self.rounds().find(|r| r.ports == ports);
                 match round.and_then(|r| r.opening(opening)) {
                     Some(known) => known,
                     None => return env.out.push_back(Output::Close { conn }),
                 }
             }
         };
-        let since = self.round.as_ref().filter(|r| r.ports == ports);
+        let since = self.rounds().find(|r| r.ports == ports);
         let since = since.map_or(now, |r| r.at.filter(|at| *at <= now).unwrap_or(now));
         let epoch = self.initiator.then(|| {
             self.epoch += 1;
@@ -365,7 +389,7 @@ impl Peer {
         });
         let seed = env.seed();
         let parties = (env.key, &self.key, &self.session, &self.line.link_psk);
-        self.candidates.begin(conn, (ports, remote, lan, since), seed, parties, epoch, env.out);
+        self.candidates.begin(conn, (ports, remote, lan, since), stranger, seed, parties, epoch, env.out);
     }
 
     pub(super) fn received(&mut self, now: Instant, conn: ConnId, bytes: &[u8], env: &mut Env) {
@@ -380,7 +404,7 @@ impl Peer {
     }
 
     fn nominated(&mut self, now: Instant, conn: ConnId, nominated: Nominated, env: &mut Env) {
-        let Nominated { link, surplus, remote, lan, since } = nominated;
+        let Nominated { link, surplus, ports, remote, lan, since } = nominated;
         // A connection of an earlier round may finish its handshake after the link that was chosen then
         // is lost: the session has no use for it.
         if link.epoch <= self.newest {
@@ -398,9 +422,7 @@ impl Peer {
         let (peer, rtt, links) = (self.id, self.line.rtt(now), self.links);
         env.out.push_back(Output::Link { peer, conn, link, surplus });
         env.out.push_back(Output::Event(Event::Connected { peer, remote, lan, took, rtt, links }));
-        if let Some(round) = self.round.take() {
-            self.retired.push((round.ports, now + HOLD));
-        }
+        self.keep(now, ports);
     }
 
     /// When to call [`advance`](Self::advance) again.
@@ -415,7 +437,10 @@ impl Peer {
         let retired = self.retired.iter().map(|(_, until)| *until).min();
         // With everything said and acknowledged there is nothing left to wait for.
         let closing = self.closing.map(|until| if self.line.is_idle() { until - CLOSING } else { until });
-        [round, retired, self.retry, closing, proof, self.line.poll_timeout()].into_iter().flatten().min()
+        [round, retired, self.losers_at(), self.retry, closing, proof, self.line.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 

@@ -8,14 +8,14 @@
 //! in [`super::peer`]; what happens on a connection that completes, in [`super::candidates`].
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
 use super::{Event, OpenFailure, Outbox, Output, PeerId, PortsId};
 use crate::{
-    nat::{self, Observation, Prediction},
+    nat::{self, Model, Observation, Prediction},
     punch::{
         Budget, FIRST_PORTS, Opening, Plan, Terms, Verdict, budget, plan,
         schedule::{OPENING_WINDOW, ROUND},
@@ -37,6 +37,12 @@ const PROBE_GRACE: Duration = Duration::from_millis(25);
 /// clocks agree, and a storm is not wanted when they do not.
 const REDIAL_PAUSE: Duration = Duration::from_millis(20);
 
+/// Punch ports that a repetition uses: the pairs of a first round.
+const PORTS_A_REPETITION: usize = 2;
+
+/// Repetitions of a round: until all its ports were used once. Then the next link's ports are fresh ones.
+const MOST_REPETITIONS: u16 = FIRST_PORTS / PORTS_A_REPETITION as u16 - 1;
+
 /// A round, from binding to the end of its last opening.
 pub(super) struct Round {
     pub(super) id: RoundId,
@@ -52,10 +58,17 @@ pub(super) struct Round {
     /// The other side's.
     pub(super) theirs: Option<Vec<Prediction>>,
     their_lan: Vec<SocketAddr>,
+    lan_tried: bool,
+    /// How far the lists of ports are turned, where the round is repeated: see [`turn`](Self::turn).
+    turned: Option<usize>,
+    repetitions: u16,
+    listening: BTreeSet<u16>,
     told: bool,
     /// The agreed instant.
     pub(super) at: Option<Instant>,
     openings: Vec<Dialled>,
+    /// Number of the first of them.
+    first_opening: u32,
     /// How often each refused opening is repeated.
     redials: u8,
 }
@@ -92,9 +105,14 @@ impl Round {
             lan: Vec::new(),
             theirs: None,
             their_lan: Vec::new(),
+            lan_tried: false,
+            turned: None,
+            repetitions: 0,
+            listening: BTreeSet::new(),
             told: false,
             at: None,
             openings: Vec::new(),
+            first_opening: 0,
             redials: 0,
         }
     }
@@ -118,7 +136,7 @@ impl Round {
         batch: [u8; 16],
         out: &mut Outbox,
     ) {
-        out.push_back(Output::Listen { ports: self.ports, local: 0 });
+        self.listen(0, out);
         self.lan = lan
             .into_iter()
             .filter_map(|ip| {
@@ -234,16 +252,54 @@ impl Round {
         }
     }
 
+    /// Whether a connection from there may well be the other side's.
+    pub(super) fn expects(&self, remote: IpAddr) -> bool {
+        let public = self.theirs.iter().flatten().map(|theirs| theirs.address);
+        public.chain(self.openings.iter().map(|opening| opening.remote.ip())).any(|ip| ip == remote)
+    }
+
     /// Where both sides have one public address, the other's LAN addresses are tried at once, beside
     /// everything else and never in its way.
     fn try_lan(&mut self, now: Instant, server: IpAddr, out: &mut Outbox) {
         let (Some(mine), Some(theirs)) = (&self.mine, &self.theirs) else { return };
-        if mine.iter().any(|m| theirs.iter().any(|t| t.address == m.address)) {
-            for remote in std::mem::take(&mut self.their_lan).into_iter().take(MAX_LAN) {
+        let together = mine.iter().any(|m| theirs.iter().any(|t| t.address == m.address));
+        if together && !std::mem::replace(&mut self.lan_tried, true) {
+            for remote in self.their_lan.clone() {
                 if budget::may_connect_in_lan(remote, server) {
                     self.dial(Dialled { local: None, remote, lan: true, redials: 0 }, now, None, out);
                 }
             }
+        }
+    }
+
+    /// Both sides keep their ports, so the round can be repeated as it was.
+    pub(super) fn is_repeatable(&self) -> bool {
+        let fixed = |side: &Option<Vec<Prediction>>| {
+            let side = side.iter().flatten();
+            side.clone().count() > 0 && side.clone().all(|p| matches!(p.model, Model::Fixed { .. }))
+        };
+        fixed(&self.mine) && fixed(&self.theirs)
+    }
+
+    /// Turns the ports for a repetition as round `id`: it leaves from others than those before. What is
+    /// said about openings from before is not listened to after this.
+    pub(super) fn turn(&mut self, id: RoundId) {
+        let times = id.attempt.saturating_sub(self.id.attempt) as usize;
+        self.turned = Some(times.saturating_mul(PORTS_A_REPETITION));
+        self.repetitions = self.repetitions.saturating_add(1);
+        self.first_opening = self.first_opening.wrapping_add(self.openings.len() as u32);
+        self.openings.clear();
+        self.lan_tried = false;
+    }
+
+    /// All ports were used: the set has done its service.
+    pub(super) fn is_worn(&self) -> bool {
+        self.repetitions >= MOST_REPETITIONS
+    }
+
+    fn listen(&mut self, local: u16, out: &mut Outbox) {
+        if self.listening.insert(local) {
+            out.push_back(Output::Listen { ports: self.ports, local });
         }
     }
 
@@ -265,9 +321,7 @@ impl Round {
         let mut whole: Option<Plan> = None;
         let mut hopeless = "the two sides have no address family in common";
         for (mine, theirs) in pairs {
-            let spent = self.probes.len() as u16;
-            let terms = Terms { initiator, round: self.id.round, budget, window, spent };
-            let plan = plan(mine, theirs, &terms);
+            let plan = self.plan_pair(mine, theirs, initiator, budget, window);
             match (plan.verdict, &mut whole) {
                 (Verdict::Hopeless(why), _) => hopeless = why,
                 (Verdict::Try, Some(whole)) => {
@@ -279,6 +333,26 @@ impl Round {
             }
         }
         whole.ok_or_else(|| hopeless.into())
+    }
+
+    /// A repetition has the plan of a first round, from ports that are turned by as much on both sides.
+    fn plan_pair(
+        &self,
+        mine: &Prediction,
+        theirs: &Prediction,
+        initiator: bool,
+        budget: Budget,
+        window: Duration,
+    ) -> Plan {
+        let spent = self.probes.len() as u16;
+        let terms = Terms { initiator, round: self.id.round, budget, window, spent };
+        let Some(by) = self.turned else { return plan(mine, theirs, &terms) };
+        let (mine, ports) = turn(mine, by);
+        let mut plan = plan(&mine, &turn(theirs, by).0, &Terms { round: 0, ..terms });
+        let back = |local: u16| ((usize::from(local) + by) % ports.max(1)) as u16;
+        plan.openings.iter_mut().for_each(|opening| opening.local = back(opening.local));
+        plan.listen.iter_mut().for_each(|local| *local = back(*local));
+        plan
     }
 
     /// The instant is agreed: hands all openings to the driver. Full effort goes only towards `proved`,
@@ -293,8 +367,8 @@ impl Round {
     ) -> usize {
         self.at = Some(at);
         self.redials = plan.redials;
-        for local in plan.listen.into_iter().filter(|local| *local != 0) {
-            out.push_back(Output::Listen { ports: self.ports, local });
+        for local in plan.listen {
+            self.listen(local, out);
         }
         let own: Vec<SocketAddr> = self.own_addresses().collect();
         let (before, mut unproved) = (self.openings.len(), 0);
@@ -323,7 +397,7 @@ impl Round {
 
     fn dial(&mut self, dialled: Dialled, at: Instant, ttl: Option<u8>, out: &mut Outbox) {
         let Dialled { local, remote, .. } = dialled;
-        let opening = self.openings.len() as u32;
+        let opening = self.first_opening.wrapping_add(self.openings.len() as u32);
         out.push_back(Output::Connect { ports: self.ports, opening, local, remote, at, ttl });
         self.openings.push(dialled);
     }
@@ -333,7 +407,9 @@ impl Round {
     pub(super) fn connect_failed(&mut self, now: Instant, opening: u32, why: &OpenFailure, out: &mut Outbox) {
         let again = now + REDIAL_PAUSE;
         let over = self.at.is_none_or(|at| again >= at + OPENING_WINDOW);
-        let Some(dialled) = self.openings.get_mut(opening as usize) else { return };
+        let Some(dialled) = self.openings.get_mut(opening.wrapping_sub(self.first_opening) as usize) else {
+            return;
+        };
         let early = matches!(why, OpenFailure::Refused | OpenFailure::Unreachable);
         if !early || over || dialled.lan || dialled.redials >= self.redials {
             return;
@@ -345,11 +421,20 @@ impl Round {
 
     /// Where an opening went, and whether it was a plain connect inside a LAN.
     pub(super) fn opening(&self, opening: u32) -> Option<(SocketAddr, bool)> {
-        self.openings.get(opening as usize).map(|d| (d.remote, d.lan))
+        self.openings.get(opening.wrapping_sub(self.first_opening) as usize).map(|d| (d.remote, d.lan))
     }
 
     /// When the round has failed if no link came of it.
     pub(super) fn end(&self) -> Option<Instant> {
         self.at.map(|at| at + ROUND)
     }
+}
+
+/// The prediction with its list of ports turned, and the length of the list.
+fn turn(prediction: &Prediction, by: usize) -> (Prediction, usize) {
+    let mut turned = prediction.clone();
+    let Model::Fixed { ports } = &mut turned.model else { return (turned, 0) };
+    let count = ports.len();
+    ports.rotate_left(by % count.max(1));
+    (turned, count)
 }

@@ -48,12 +48,15 @@ pub(super) struct World {
     pub(super) server_up: bool,
     /// Where each endpoint's UDP socket is seen.
     pub(super) at: [SocketAddr; 2],
-    /// One way through the server takes this much less than the direct one.
+    /// A direct datagram takes this much longer.
     pub(super) direct_delay: Duration,
+    /// The server's address in another family, over which nothing arrives.
+    pub(super) other_family: Option<SocketAddr>,
     /// TCP connections complete.
     pub(super) tcp: bool,
-    /// Numbers of the peers' datagrams that get lost (all of them are counted).
+    /// Which of the direct datagrams are lost, by their number.
     pub(super) lost: Box<dyn FnMut(usize) -> bool>,
+    /// Direct datagrams so far.
     pub(super) datagrams: usize,
     /// Sets of punch ports that are bound.
     pub(super) bound: std::collections::BTreeSet<(usize, PortsId)>,
@@ -90,6 +93,7 @@ impl World {
             server_up: true,
             at: [HOST, CLIENT].map(|who| SocketAddr::new(address(who), 5000)),
             direct_delay: Duration::ZERO,
+            other_family: None,
             tcp: true,
             lost: Box::new(|_| false),
             datagrams: 0,
@@ -104,7 +108,7 @@ impl World {
     fn start_as(&mut self, who: usize, role: Role, seed: [u8; 32]) {
         let settings = Settings {
             key: key(who as u8 + 1),
-            servers: vec![SERVER.parse().expect("address")],
+            servers: self.other_family.into_iter().chain([SERVER.parse().expect("address")]).collect(),
             server_key: None,
             probe_servers: vec![
                 SERVER.parse().expect("address"),
@@ -181,8 +185,10 @@ impl World {
             }
             Output::Probe { ports, number, question, .. } => {
                 let observed = SocketAddr::new(address(who), question.local_port);
-                let answer = Some(ProbeAnswer { observed, at_us: u64::from(number) * 100, prediction: None });
-                self.later(self.one_way * 3, Happening::Tell(who, Input::Probed { ports, number, answer }));
+                let answer = ProbeAnswer { observed, at_us: u64::from(number) * 100, prediction: None };
+                let answer = self.server_up.then_some(answer);
+                // SYN, SYN/ACK, question, answer.
+                self.later(self.one_way * 4, Happening::Tell(who, Input::Probed { ports, number, answer }));
             }
             Output::Listen { ports, local } => {
                 let port = 20_000 + (ports.0 as u16) * 64 + local;
@@ -230,6 +236,8 @@ impl World {
                 if !self.tcp {
                     return;
                 }
+                // An earlier try of the same connection has long been given up by its kernel.
+                self.dialled.retain(|d| (d.0, d.1) != (local, remote));
                 let other = self.dialled.iter().position(|d| d.0 == remote && d.1 == local);
                 let Some(other) = other else {
                     return self.dialled.push((local, remote, who, ports, opening));
@@ -279,6 +287,12 @@ impl World {
 
     pub(super) fn both_linked(&self, links: usize) -> bool {
         [HOST, CLIENT].iter().all(|who| self.links.iter().filter(|l| l.0 == *who).count() >= links)
+    }
+
+    /// The program is killed: nothing is said or released any more.
+    pub(super) fn kill(&mut self, who: usize) {
+        self.endpoints[who] = None;
+        self.bound.retain(|(whose, _)| *whose != who);
     }
 
     pub(super) fn story(&self) -> String {

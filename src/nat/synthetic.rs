@@ -153,11 +153,6 @@ impl Nat {
         }
     }
 
-    /// Ports of a block that were given away.
-    pub(crate) fn used(&self) -> usize {
-        self.used.len()
-    }
-
     /// The same with this many foreign connections a second.
     pub(crate) fn with_foreign(self, rate: f64) -> Self {
         let mut nat = Nat { rate, ..self };

@@ -140,7 +140,10 @@ impl Agent {
                         self.tell(input);
                     }
                 }
-                command = self.commands.recv() => self.command(command),
+                command = self.commands.recv(), if self.stops_at.is_none() => {
+                    // Where nobody is left who could want anything, that is the same as being told to stop.
+                    self.command(command.unwrap_or(Input::Stop));
+                }
                 _ = looks.tick() => self.look(),
                 () = clock::until(deadline) => {
                     self.endpoint.handle_timeout(clock::now());
@@ -176,14 +179,7 @@ impl Agent {
         self.carry_out();
     }
 
-    fn command(&mut self, command: Option<Input>) {
-        let input = match command {
-            // Nobody is left who could want anything: the same as being told to stop. After that,
-            // `recv` answers at once, for as long as the farewell takes.
-            None if self.stops_at.is_some() => return,
-            None => Input::Stop,
-            Some(input) => input,
-        };
+    fn command(&mut self, input: Input) {
         match &input {
             Input::Stop => {
                 self.stops_at.get_or_insert_with(|| clock::now() + FAREWELL);

@@ -95,17 +95,14 @@ impl Client {
     /// travels in its first packets.
     ///
     /// # Errors
-    /// As [`connected`](Self::connected), and [`PeerError::Refused`](crate::PeerError) never: a host that
-    /// refuses resets the stream.
+    /// As [`connected`](Self::connected), and a usage error for too many streams or too long a label. What
+    /// the host has to say about the service comes as a reset of the stream.
     pub async fn open(&self, service: Option<&str>) -> Result<Stream, Error> {
         let request = OpenRequest { service: service.map(Into::into) };
-        match self.reach(|phase| phase.tunnel().is_some()).await {
-            Phase::Over(failure) => Err(failure.into_error(&self.asked)),
-            phase => match phase.tunnel().map(|tunnel| tunnel.open(request)) {
-                Some(Ok(stream)) => Ok(stream),
-                Some(Err(ResetReason::SessionEnded)) | None => Err(self.closed().await),
-                Some(Err(reason)) => Err(ConfigError::Usage(reason.to_string()).into()),
-            },
+        match open(self.phase.clone(), request).await {
+            Ok(stream) => Ok(stream),
+            Err(Unopened::Over(failure)) => Err(failure.into_error(&self.asked)),
+            Err(Unopened::Refused(reason)) => Err(ConfigError::Usage(reason.to_string()).into()),
         }
     }
 
@@ -116,11 +113,12 @@ impl Client {
         let (phase, events) = (self.phase.clone(), self.events.clone());
         let serve = async move {
             port.serve(&events, |request| {
-                let mut phase = phase.clone();
+                let opening = open(phase.clone(), request);
                 async move {
-                    let known = phase.wait_for(|phase| phase.tunnel().is_some() || phase.is_over()).await;
-                    let tunnel = known.ok().and_then(|phase| phase.tunnel().cloned());
-                    tunnel.ok_or(ResetReason::SessionEnded)?.open(request)
+                    opening.await.map_err(|unopened| match unopened {
+                        Unopened::Over(_) => ResetReason::SessionEnded,
+                        Unopened::Refused(reason) => reason,
+                    })
                 }
             })
             .await;
@@ -188,6 +186,32 @@ impl Client {
         match phase.wait_for(|phase| phase.is_over() || fits(phase)).await {
             Ok(phase) => phase.clone(),
             Err(_) => Phase::Over(Failure::Stopped),
+        }
+    }
+}
+
+/// Why a stream was not opened.
+enum Unopened {
+    Over(Failure),
+    Refused(ResetReason),
+}
+
+/// Opens a stream as soon as there is a session that lives.
+async fn open(mut phase: watch::Receiver<Phase>, request: OpenRequest) -> Result<Stream, Unopened> {
+    loop {
+        // A session that has ended is followed by another, or by the end of the client.
+        let lives = |phase: &Phase| phase.tunnel().is_some_and(|tunnel| tunnel.ended().is_none());
+        let reached = match phase.wait_for(|phase| phase.is_over() || lives(phase)).await {
+            Ok(reached) => reached.clone(),
+            Err(_) => Phase::Over(Failure::Stopped),
+        };
+        match reached {
+            Phase::Over(failure) => return Err(Unopened::Over(failure)),
+            Phase::Introduced(tunnel) | Phase::Connected(tunnel) => match tunnel.open(request.clone()) {
+                Err(ResetReason::SessionEnded) => {}
+                result => return result.map_err(Unopened::Refused),
+            },
+            Phase::Asking => {}
         }
     }
 }

@@ -142,13 +142,15 @@ impl Tunnel {
         self.lock().lost == Some(epoch)
     }
 
-    /// Drops the link of that epoch, because the other side holds it for dead. Nothing is reported.
+    /// Drops the link of that epoch, because the other side holds it for dead and has said so.
     pub(crate) fn drop_link(&self, epoch: u32) {
         let mut state = self.lock();
         if state.link.as_ref().is_some_and(|link| link.epoch == epoch) {
             state.drop_link(clock::now());
             self.settle(state);
             self.changed.notify_one();
+            let why = "the other side lost it".to_owned();
+            self.events.tell(Event::LinkLost { peer: self.peer, why });
         }
     }
 
@@ -309,6 +311,12 @@ impl Tunnel {
         self.work.notify_one();
     }
 
+    /// Streams that somebody holds.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.lock().streams.len()
+    }
+
     /// Nobody holds the stream any more.
     pub(super) fn forget(&self, id: StreamId) {
         self.lock().streams.remove(&id);
@@ -366,8 +374,7 @@ impl Tunnel {
             match stream.try_read_buf(&mut buffer) {
                 Ok(0) => break "closed by the other side".into(),
                 Ok(_) => {
-                    if let Err(error) = self.received(epoch, &mut buffer) {
-                        send_last(&stream, self.lock().session.poll_transmit(clock::now()));
+                    if let Err(error) = self.received(epoch, &stream, &mut buffer) {
                         break error.to_string();
                     }
                 }
@@ -378,12 +385,17 @@ impl Tunnel {
         self.lose(epoch, &why);
     }
 
-    fn received(&self, epoch: u32, buffer: &mut BytesMut) -> Result<(), LinkError> {
+    fn received(&self, epoch: u32, stream: &TcpStream, buffer: &mut BytesMut) -> Result<(), LinkError> {
         let mut state = self.lock();
         if state.link.as_ref().is_none_or(|link| link.epoch != epoch) {
+            // What comes now would go to the link that has taken this one's place.
             return Err(LinkError::DeclaredDead);
         }
-        let result = state.session.handle_input(clock::now(), buffer);
+        let now = clock::now();
+        let result = state.session.handle_input(now, buffer);
+        if result.is_err() {
+            send_last(stream, state.session.poll_transmit(now));
+        }
         self.settle(state);
         self.work.notify_one();
         result

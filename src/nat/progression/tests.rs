@@ -148,7 +148,6 @@ fn steps_and_jitter_are_told_from_foreign_traffic_up_to_two_hundred_a_second() {
                 right += usize::from((counter.step, counter.jitter) == (step, jitter));
                 base += usize::from(off <= jitter);
             }
-            eprintln!("{step:+} jitter {jitter} at {rate}: {right} base {base} of {trials}");
             let least = if jitter == 0 { 98 } else { 80 };
             assert!(right * 100 >= least * trials as usize, "{step:+} {jitter} {rate}: {right}");
             assert!(base * 100 >= 98 * trials as usize, "{step:+} {jitter} {rate}: {base}");
@@ -171,7 +170,6 @@ fn the_rate_is_right_in_the_mean_and_as_sure_as_it_says() {
                 within += usize::from((found - rate).abs() <= 2.0 * deviation + 4.0);
             }
             let mean = sum / trials as f64;
-            eprintln!("{rate} jitter {jitter}: {mean:.1}, within two deviations {within} of {trials}");
             assert!((mean - rate).abs() <= 7.0 + rate / 8.0, "{rate}: {mean}");
             // What is taken for granted pulls, and a wrong jitter, now and then, is a wrong rate.
             assert!(within * 100 >= 88 * trials as usize, "{rate}: {within}");
@@ -210,7 +208,7 @@ fn a_batch_that_straddles_the_end_of_the_range_is_read_through() {
             let (counter, off) = fitted(&mut nat, u64::from(before)).unwrap();
             assert_eq!((counter.step, counter.jitter), (step, 0), "{range:?} {before}");
             assert!(
-                off == 0 || before < 2 || before > 12,
+                off == 0 || !(2..=12).contains(&before),
                 "{range:?} {step} {before}: {off} {counter:?} {}",
                 nat.peek()
             );

@@ -183,6 +183,8 @@ impl PunchPorts {
                 // The dropped sender tells the task.
             }
         }
+        // A set that is used again and again must not collect what has ended.
+        while set.tasks.try_join_next().is_some() {}
         set.tasks.spawn(open::opening(ports, opening, started, self.report.clone()));
     }
 

@@ -24,7 +24,7 @@ use crate::{
 pub(super) struct State {
     pub(super) session: Session,
     pub(super) link: Option<Link>,
-    /// The newest link that this side gave up by itself.
+    /// The newest link, where this side gave it up by itself.
     pub(super) lost: Option<u32>,
     /// Streams that somebody holds.
     pub(super) streams: BTreeMap<StreamId, Held>,
@@ -85,6 +85,7 @@ impl State {
             before.reading.abort();
         }
         self.expires = None;
+        self.lost = None;
         Ok(())
     }
 
@@ -99,8 +100,7 @@ impl State {
 
     /// This side gives a link up; `false` where it is given up already or another is in use.
     pub(super) fn give_up(&mut self, now: Instant, epoch: u32) -> bool {
-        let other = self.link.as_ref().is_some_and(|link| link.epoch != epoch);
-        if other || self.lost >= Some(epoch) || self.ended.is_some() {
+        if self.session.epoch() != Some(epoch) || self.ended.is_some() {
             return false;
         }
         self.lost = Some(epoch);

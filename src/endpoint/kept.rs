@@ -1,0 +1,127 @@
+//! The ports that the last link came of, kept to be used again at once when it dies.
+//!
+//! Where both NATs keep their ports, the predictions of the last round still hold: START can be said in
+//! the very moment in which a link is lost, before anything is bound or probed, and without the server.
+//! That is the *repeated* round, number 0 of its attempt. The round after it is prepared at the same time in
+//! the usual way, and takes over where the repeated one brings nothing.
+//!
+//! A repeated round leaves from other ports of the set than the last one did: NATs and kernels remember
+//! dead connections for a while.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    Output, PortsId,
+    attempt::Agreed,
+    peer::{Env, HOLD, Peer},
+    round::Round,
+};
+use crate::{
+    nat,
+    punch::{Budget, PLAN_VERSION},
+    wire::peer::{PeerMessage, RoundId, Start, StartRefusal},
+};
+
+/// The round that the link came of.
+pub(super) struct Kept {
+    pub(super) round: Round,
+    /// When its connections that did not become the link are closed.
+    losers: Option<Instant>,
+}
+
+impl Peer {
+    /// A link came of these ports: the round that they belong to is kept where it can be repeated, and
+    /// any other one is over.
+    pub(super) fn keep(&mut self, now: Instant, ports: PortsId) {
+        let losers = Some(now + HOLD);
+        if let Some(kept) = self.kept.as_mut().filter(|kept| kept.round.ports == ports) {
+            kept.losers = losers;
+            let worn = self.kept.take_if(|kept| kept.round.is_worn());
+            self.retired.extend(worn.map(|kept| (kept.round.ports, now + HOLD)));
+            return self.retire(now);
+        }
+        match self.round.take_if(|round| round.ports == ports && round.is_repeatable()) {
+            Some(round) => {
+                if let Some(old) = self.kept.replace(Kept { round, losers }) {
+                    self.retired.push((old.round.ports, now + HOLD));
+                }
+            }
+            None => {
+                let over = self.round.take().map(|round| (round.ports, now + HOLD));
+                self.retired.extend(over);
+            }
+        }
+    }
+
+    /// Closes what is left over from the choice of a link.
+    pub(super) fn close_losers(&mut self, now: Instant, env: &mut Env) {
+        let Some(kept) = &mut self.kept else { return };
+        if kept.losers.take_if(|at| *at <= now).is_some() {
+            for conn in self.candidates.released(kept.round.ports) {
+                env.out.push_back(Output::Close { conn });
+            }
+        }
+    }
+
+    /// When [`close_losers`](Self::close_losers) has something to do.
+    pub(super) fn losers_at(&self) -> Option<Instant> {
+        self.kept.as_ref().and_then(|kept| kept.losers)
+    }
+
+    /// The link is lost, or a pause is over: a new attempt, with the kept ports at once, and with fresh ones
+    /// as soon as they are prepared.
+    pub(super) fn begin_attempt(&mut self, now: Instant, env: &mut Env) {
+        let mut id = self.next_attempt();
+        self.repeat_due = self.kept.is_some();
+        if self.repeat(now, id, env) {
+            id.round += 1;
+        }
+        self.attempt(now, id, env);
+    }
+
+    /// The line has just begun to answer again: what could not be repeated before is repeated now.
+    pub(super) fn repeat_late(&mut self, now: Instant, env: &mut Env) {
+        if self.repeat_due {
+            self.repeat(now, self.next_round(), env);
+        }
+    }
+
+    /// The initiator's part of a repeated round.
+    fn repeat(&mut self, now: Instant, id: RoundId, env: &mut Env) -> bool {
+        let Some((lead, (sample, after_us))) = self.line.instant(now) else { return false };
+        let Some(Kept { round, .. }) = &mut self.kept else { return false };
+        let (Some(mine), Some(theirs)) = (&round.mine, &round.theirs) else { return false };
+        let digest = nat::digest(mine, theirs);
+        round.turn(id);
+        let Ok(plan) = round.plan(true, Budget::FULL, Duration::ZERO) else { return false };
+        let budget = Budget::FULL.openings;
+        let start = Start { id, plan: PLAN_VERSION, budget, window_ms: 0, digest, after_us, sample };
+        if self.line.send(now, PeerMessage::Start(start)).is_err() {
+            return false;
+        }
+        if id.attempt > self.last.attempt {
+            self.attempt_began = now;
+        }
+        (self.last, self.repeat_due) = (id, false);
+        self.open(now, Agreed { id, at: now + lead, plan }, env);
+        true
+    }
+
+    /// The responder's part.
+    pub(super) fn repeated(
+        &mut self,
+        now: Instant,
+        start: &Start,
+        env: &mut Env,
+    ) -> Result<(), StartRefusal> {
+        let Some(Kept { round, .. }) = self.kept.as_mut().filter(|_| start.id > self.last) else {
+            return Err(StartRefusal::Late);
+        };
+        let at = Self::instant(&self.line, now, round, start)?;
+        round.turn(start.id);
+        let plan = round.plan(false, Self::budget(start), Duration::ZERO).map_err(|_| StartRefusal::Plan)?;
+        self.last = start.id;
+        self.open(now, Agreed { id: start.id, at, plan }, env);
+        Ok(())
+    }
+}
