@@ -43,7 +43,10 @@ pub(crate) fn run() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            output.error(&error);
+            match error {
+                Error::Stopped => output.clear(),
+                _ => output.error(&error),
+            }
             ExitCode::from(error.exit_code())
         }
     }

@@ -176,7 +176,9 @@ fn line(row: &Row, outcome: &Outcome) -> String {
 #[ignore = "a table for people; it takes minutes"]
 fn the_figures_for_people() {
     let wanted = std::env::var("PAIR").unwrap_or_default();
-    println!("| pair | first round (promised) | within 20 s | instant to link | n |\n| --- | --- | --- | --- | --- |");
+    println!(
+        "| pair | first round (promised) | within 20 s | instant to link | n |\n| --- | --- | --- | --- | --- |"
+    );
     for row in rows().iter().filter(|row| row.name.contains(&wanted)) {
         let outcome = runs(&row.a, &row.b, seeds(20));
         println!("{}", line(row, &outcome));
