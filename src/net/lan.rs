@@ -39,7 +39,7 @@ pub(crate) fn all() -> BTreeSet<IpAddr> {
 }
 
 /// The local address that the routing table picks for a destination; nothing is sent.
-fn source_towards(server: SocketAddr) -> Option<IpAddr> {
+pub(crate) fn source_towards(server: SocketAddr) -> Option<IpAddr> {
     let any: SocketAddr =
         if server.is_ipv4() { ([0; 4], 0).into() } else { (std::net::Ipv6Addr::UNSPECIFIED, 0).into() };
     let socket = UdpSocket::bind(any).ok()?;

@@ -10,6 +10,7 @@
 //! | `tunnel`, `link` | a [`Session`](crate::session::Session) and the connection under it |
 //! | `stream`, `forward` | streams, and TCP connections that lead to and from them |
 //! | `host`, `client`, `server` | what a program runs |
+//! | `doctor` | what this machine's NAT does, asked for its own sake |
 //!
 //! Locks are held for computing, never across an await. Every channel is bounded, and the tasks that
 //! own a core never wait for a full one.
@@ -18,6 +19,7 @@ mod admission;
 mod agent;
 mod client;
 pub mod clock;
+mod doctor;
 mod event;
 mod failure;
 mod forward;
@@ -38,6 +40,7 @@ mod watch;
 pub use self::{
     admission::{Admission, Question},
     client::{Client, ClientBuilder},
+    doctor::{Doctor, DoctorBuilder, Examination, Mirrors},
     event::{Event, Events},
     forward::{LocalPort, carry_pipes},
     host::{Host, HostBuilder, Incoming},

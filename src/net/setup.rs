@@ -56,7 +56,14 @@ impl Common {
 
     /// Looks the names up.
     pub(super) async fn settings(&self, key: StaticKey, role: Role) -> Result<Settings, Error> {
-        let (server, server_key) = self.server()?;
+        let (_, server_key) = self.server()?;
+        let (servers, probe_servers) = self.addresses().await?;
+        Ok(Settings { key, servers, server_key, probe_servers, role })
+    }
+
+    /// Addresses of the server, one for each family, and of all that are probed.
+    pub(super) async fn addresses(&self) -> Result<(Vec<SocketAddr>, Vec<SocketAddr>), Error> {
+        let (server, _) = self.server()?;
         let servers = resolve(&server).await?;
         let mut probe_servers = Vec::new();
         for text in &self.probe_servers {
@@ -72,7 +79,7 @@ impl Common {
                 .collect();
             probe_servers.dedup();
         }
-        Ok(Settings { key, servers, server_key, probe_servers, role })
+        Ok((servers, probe_servers))
     }
 }
 

@@ -11,7 +11,7 @@
 
 mod burst;
 mod open;
-mod socket;
+pub(crate) mod socket;
 
 use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
 
