@@ -13,7 +13,14 @@ mod burst;
 mod open;
 pub(crate) mod socket;
 
-use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::SocketAddr,
+    ops::RangeInclusive,
+    sync::Arc,
+    time::Duration,
+};
 
 use socket2::SockRef;
 use tokio::{
@@ -48,6 +55,8 @@ const READ: usize = 16 << 10;
 pub(crate) struct PunchPorts {
     /// Addresses of the server: they say which families and which interfaces count.
     servers: Vec<SocketAddr>,
+    /// The numbers that may be used; any without.
+    range: Option<RangeInclusive<u16>>,
     sets: BTreeMap<PortsId, PortSet>,
     connections: BTreeMap<ConnId, Connection>,
     next_connection: u64,
@@ -80,14 +89,15 @@ struct Connection {
 }
 
 impl PunchPorts {
-    /// No set yet.
+    /// No set yet. With a range, every set is bound within it, and may get fewer ports than it wants.
     ///
     /// # Errors
     /// The thread for the openings cannot be started.
-    pub(crate) fn new(servers: Vec<SocketAddr>) -> io::Result<Self> {
+    pub(crate) fn new(servers: Vec<SocketAddr>, range: Option<RangeInclusive<u16>>) -> io::Result<Self> {
         let (report, events) = mpsc::channel(EVENTS);
         Ok(PunchPorts {
             servers,
+            range,
             sets: BTreeMap::new(),
             connections: BTreeMap::new(),
             next_connection: 0,
@@ -101,7 +111,13 @@ impl PunchPorts {
     pub(crate) fn bind(&mut self, ports: PortsId, count: u16) -> Input {
         let hold_if = |family: Family| -> io::Result<Vec<Holder>> {
             let wanted = self.servers.iter().any(|server| Family::of(server) == family);
-            (0..if wanted { count } else { 0 }).map(|_| Holder::new(family)).collect()
+            let count = if wanted { count } else { 0 };
+            match &self.range {
+                None => (0..count).map(|_| Holder::new(family, 0)).collect(),
+                Some(range) => {
+                    self.numbers(family, range, count).map(|port| Holder::new(family, port)).collect()
+                }
+            }
         };
         let (holders_v4, holders_v6) = match (hold_if(Family::V4), hold_if(Family::V6)) {
             (Err(error), _) | (_, Err(error)) => {
@@ -120,6 +136,19 @@ impl PunchPorts {
         bound
     }
 
+    /// Numbers out of the range: those first that no other set holds, because a tuple exists only once.
+    fn numbers(
+        &self,
+        family: Family,
+        range: &RangeInclusive<u16>,
+        count: u16,
+    ) -> impl Iterator<Item = u16> + use<> {
+        let held: BTreeSet<u16> =
+            self.sets.values().flat_map(|set| set.holders(family)).map(|holder| holder.port).collect();
+        let (used, free): (Vec<u16>, Vec<u16>) = range.clone().partition(|port| held.contains(port));
+        free.into_iter().chain(used).take(count.into())
+    }
+
     /// Sends the SYN of a probe; the rest happens by itself.
     pub(crate) fn probe(
         &mut self,
@@ -133,6 +162,11 @@ impl PunchPorts {
         // Here and now: the order of the SYNs is the order of the numbers.
         let started = set.port(Family::of(&server), local).and_then(|port| {
             let socket = socket::bound(Family::of(&server), port)?;
+            if self.range.is_some() {
+                // The same tuple will be needed for the next probe, which must not wait for this one to be
+                // forgotten.
+                socket.set_linger(Some(Duration::ZERO))?;
+            }
             socket::start(&socket, server, None)?;
             Ok(socket)
         });
@@ -309,10 +343,13 @@ impl PunchPorts {
 }
 
 impl PortSet {
+    fn holders(&self, family: Family) -> &[Holder] {
+        if family == Family::V4 { &self.holders_v4 } else { &self.holders_v6 }
+    }
+
     /// The number of a port.
     fn port(&self, family: Family, local: u16) -> io::Result<u16> {
-        let holders = if family == Family::V4 { &self.holders_v4 } else { &self.holders_v6 };
-        holders
+        self.holders(family)
             .get(usize::from(local))
             .map(|holder| holder.port)
             .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
@@ -320,8 +357,8 @@ impl PortSet {
 }
 
 impl Holder {
-    fn new(family: Family) -> io::Result<Self> {
-        let socket = socket::bound(family, 0)?;
+    fn new(family: Family, port: u16) -> io::Result<Self> {
+        let socket = socket::bound(family, port)?;
         let port = socket::port_of(&socket)?;
         Ok(Holder { _socket: socket, port })
     }
