@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt::Debug, net::SocketAddr};
 use data_encoding::HEXLOWER;
 use punchtunnel::{
     channel::Body,
-    nat::{Filtering, Mapping, Model, Prediction},
+    nat::{Counter, Filtering, Mapping, Model, Prediction, SimultaneousOpen, Unsolicited},
     wire::{
         self, Blob, MAX_DATAGRAM,
         packet::{COOKIE, DATA_HEADER, Packet, Refusal},
@@ -85,6 +85,8 @@ fn prediction(model: Model) -> Prediction {
         model,
         mapping: Mapping::EndpointIndependent,
         filtering: Filtering::AddressAndPortDependent,
+        unsolicited: Unsolicited::Prohibited,
+        simultaneous_open: SimultaneousOpen::Blocked,
         confidence: 97,
     }
 }
@@ -134,8 +136,8 @@ fn probes(vectors: &mut Vectors) {
 fn nat(vectors: &mut Vectors) {
     for model in [
         Model::Fixed { ports: vec![40_000, 7] },
-        Model::Progression { next: 40_000, step: -2, rate_centi: 12_345 },
-        Model::Band { low: 1024, high: 2047 },
+        Model::Progression(Counter { next: 40_000, step: -2, jitter: 3, rate_centi: 12_345, over_ms: 290 }),
+        Model::Band { low: 1024, high: 2047, size: 1024, meet: 1536 },
         Model::Random,
     ] {
         let name = match model {
@@ -157,6 +159,12 @@ fn nat(vectors: &mut Vectors) {
         Filtering::Unknown,
     ] {
         vectors.body(&format!("filtering {filtering:?}"), filtering);
+    }
+    for answer in [Unsolicited::Dropped, Unsolicited::Reset, Unsolicited::Prohibited, Unsolicited::Unknown] {
+        vectors.body(&format!("unsolicited {answer:?}"), answer);
+    }
+    for open in [SimultaneousOpen::Works, SimultaneousOpen::Blocked, SimultaneousOpen::Unknown] {
+        vectors.body(&format!("simultaneous open {open:?}"), open);
     }
 }
 
@@ -359,6 +367,8 @@ fn largest_prediction() -> Prediction {
         model: Model::Fixed { ports: vec![u16::MAX; punchtunnel::nat::MAX_PORTS] },
         mapping: Mapping::AddressAndPortDependent,
         filtering: Filtering::AddressAndPortDependent,
+        unsolicited: Unsolicited::Prohibited,
+        simultaneous_open: SimultaneousOpen::Blocked,
         confidence: u8::MAX,
     }
 }

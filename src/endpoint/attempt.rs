@@ -17,7 +17,7 @@ use super::{
 use crate::{
     channel::Full,
     nat,
-    punch::{Budget, PLAN_VERSION, Plan, schedule},
+    punch::{Budget, PLAN_VERSION, Plan, Terms, schedule},
     wire::peer::{PeerMessage, RoundId, Start, StartRefusal},
 };
 
@@ -156,8 +156,15 @@ impl Peer {
         let (Some(mine), Some(theirs)) = (&round.mine, &round.theirs) else { return };
         let window = round.age(now) + lead;
         let digest = nat::digest(mine, theirs);
-        let (id, plan) = match round.plan(true, Budget::FULL, window) {
-            Ok(plan) => (round.id, plan),
+        let id = round.id;
+        let plan = match round.plan(&Terms {
+            initiator: true,
+            round: id.round,
+            budget: Budget::FULL,
+            window,
+            spent: 0,
+        }) {
+            Ok(plan) => plan,
             Err(why) => return self.hopeless(now, why, env),
         };
         let window_ms = u16::try_from(window.as_millis()).unwrap_or(u16::MAX);
@@ -183,7 +190,15 @@ impl Peer {
         };
         let at = Self::instant(&self.line, now, round, &start)?;
         let window = Duration::from_millis(start.window_ms.into());
-        let plan = round.plan(false, Self::budget(&start), window).map_err(|_| StartRefusal::Plan)?;
+        let plan = round
+            .plan(&Terms {
+                initiator: false,
+                round: start.id.round,
+                budget: Self::budget(&start),
+                window,
+                spent: 0,
+            })
+            .map_err(|_| StartRefusal::Plan)?;
         self.open(now, Agreed { id: start.id, at, plan }, env);
         Ok(())
     }
@@ -212,7 +227,7 @@ impl Peer {
     }
 
     pub(super) fn budget(start: &Start) -> Budget {
-        Budget { openings: start.budget }.min(Budget::FULL)
+        Budget::FULL.agreed(start.budget)
     }
 
     /// The instant is agreed: the round of that number opens, or the kept one is repeated.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{world::*, *};
 use crate::{
-    nat::{Filtering, Mapping, Model, Prediction},
+    nat::{Filtering, Mapping, Model, Prediction, SimultaneousOpen, Unsolicited},
     punch::schedule,
     wire::{
         peer::{PeerMessage, RoundId},
@@ -174,6 +174,8 @@ fn predictions_without_measure_are_not_planned_with() {
         model: Model::Random,
         mapping: Mapping::EndpointIndependent,
         filtering: Filtering::Unknown,
+        unsolicited: Unsolicited::Unknown,
+        simultaneous_open: SimultaneousOpen::Unknown,
         confidence: 50,
     };
     world.say(CLIENT, PeerMessage::Predicted { id, predictions: vec![wide; 9], lan: Vec::new() });

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     nat,
-    punch::{Budget, PLAN_VERSION},
+    punch::{Budget, PLAN_VERSION, Terms},
     wire::peer::{PeerMessage, RoundId, Start, StartRefusal},
 };
 
@@ -93,7 +93,7 @@ impl Peer {
         let (Some(mine), Some(theirs)) = (&round.mine, &round.theirs) else { return false };
         let digest = nat::digest(mine, theirs);
         round.turn(id);
-        let Ok(plan) = round.plan(true, Budget::FULL, Duration::ZERO) else { return false };
+        let Ok(plan) = round.plan(&Self::again(true, Budget::FULL)) else { return false };
         let budget = Budget::FULL.openings;
         let start = Start { id, plan: PLAN_VERSION, budget, window_ms: 0, digest, after_us, sample };
         if self.line.send(now, PeerMessage::Start(start)).is_err() {
@@ -119,9 +119,14 @@ impl Peer {
         };
         let at = Self::instant(&self.line, now, round, start)?;
         round.turn(start.id);
-        let plan = round.plan(false, Self::budget(start), Duration::ZERO).map_err(|_| StartRefusal::Plan)?;
+        let plan = round.plan(&Self::again(false, Self::budget(start))).map_err(|_| StartRefusal::Plan)?;
         self.last = start.id;
         self.open(now, Agreed { id: start.id, at, plan }, env);
         Ok(())
+    }
+
+    /// A repetition is planned as a first round: where both sides are fixed, time does not matter.
+    fn again(initiator: bool, budget: Budget) -> Terms {
+        Terms { initiator, round: 0, budget, window: Duration::ZERO, spent: 0 }
     }
 }

@@ -80,7 +80,7 @@ enum Part {
 impl Endpoint {
     /// Sets an endpoint up; it begins by itself. `seed` is 32 fresh random bytes.
     pub fn new(now: Instant, seed: [u8; 32], settings: Settings) -> Self {
-        let Settings { key, servers, server_key, probe_servers, role } = settings;
+        let Settings { key, servers, server_key, probe_servers, effort: _, role } = settings;
         let mut rng = StdRng::from_seed(seed);
         let node = rng.random();
         let server = servers.first().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), SocketAddr::ip);

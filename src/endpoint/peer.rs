@@ -324,7 +324,9 @@ impl Peer {
     }
 
     pub(super) fn bind_failed(&mut self, now: Instant, ports: PortsId, why: String, env: &mut Env) {
-        let Some(id) = self.round.as_ref().filter(|r| r.ports == ports).map(|r| r.id) else { return };
+        // A round that opens already has asked for more ports, and does with those that it has.
+        let waiting = self.round.as_ref().filter(|r| r.ports == ports && r.at.is_none());
+        let Some(id) = waiting.map(|r| r.id) else { return };
         if self.initiator {
             self.no_round(now, id, format!("no punch ports could be bound: {why}"), env);
         } else {

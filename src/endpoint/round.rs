@@ -17,7 +17,7 @@ use super::{Event, OpenFailure, Outbox, Output, PeerId, PortsId};
 use crate::{
     nat::{self, Model, Observation, Prediction},
     punch::{
-        Budget, FIRST_PORTS, Opening, Plan, Verdict, budget, plan,
+        Budget, FIRST_PORTS, Opening, Plan, Terms, Verdict, budget, plan,
         schedule::{OPENING_WINDOW, ROUND},
     },
     wire::{
@@ -50,6 +50,8 @@ pub(super) struct Round {
     begun: Instant,
     v4: Vec<u16>,
     v6: Vec<u16>,
+    /// Punch ports that were asked for, in each family.
+    asked: u16,
     probes: BTreeMap<u8, Probe>,
     first_answer: Option<Instant>,
     /// This side's predictions, once it has them, as they are sent.
@@ -99,6 +101,7 @@ impl Round {
             begun: now,
             v4: Vec::new(),
             v6: Vec::new(),
+            asked: FIRST_PORTS,
             probes: BTreeMap::new(),
             first_answer: None,
             mine: None,
@@ -127,7 +130,8 @@ impl Round {
         now.saturating_duration_since(self.begun)
     }
 
-    /// The ports are bound: probes from some of them, and listens on the one that the LAN is told of.
+    /// The ports are bound: probes from some of them, and listens on the one that the LAN is told of. Where
+    /// more of them were bound later on, there is nothing to do.
     pub(super) fn bound(
         &mut self,
         now: Instant,
@@ -136,6 +140,11 @@ impl Round {
         batch: [u8; 16],
         out: &mut Outbox,
     ) {
+        let more = !(self.v4.is_empty() && self.v6.is_empty());
+        if more {
+            (self.v4, self.v6) = (v4, v6);
+            return;
+        }
         self.listen(0, out);
         self.lan = lan
             .into_iter()
@@ -305,7 +314,7 @@ impl Round {
 
     /// The plan for both sides' predictions, all address families together, or why there is none, in
     /// words.
-    pub(super) fn plan(&self, initiator: bool, budget: Budget, window: Duration) -> Result<Plan, String> {
+    pub(super) fn plan(&self, terms: &Terms) -> Result<Plan, String> {
         let (Some(mine), Some(theirs)) = (&self.mine, &self.theirs) else {
             return Err("a prediction is missing".into());
         };
@@ -321,7 +330,7 @@ impl Round {
         let mut whole: Option<Plan> = None;
         let mut hopeless = "the two sides have no address family in common";
         for (mine, theirs) in pairs {
-            let plan = self.plan_pair(mine, theirs, initiator, budget, window);
+            let plan = self.plan_pair(mine, theirs, terms);
             match (plan.verdict, &mut whole) {
                 (Verdict::Hopeless(why), _) => hopeless = why,
                 (Verdict::Try, Some(whole)) => {
@@ -336,19 +345,10 @@ impl Round {
     }
 
     /// A repetition has the plan of a first round, from ports that are turned by as much on both sides.
-    fn plan_pair(
-        &self,
-        mine: &Prediction,
-        theirs: &Prediction,
-        initiator: bool,
-        budget: Budget,
-        window: Duration,
-    ) -> Plan {
-        let Some(by) = self.turned else {
-            return plan(mine, theirs, initiator, self.id.round, budget, window);
-        };
+    fn plan_pair(&self, mine: &Prediction, theirs: &Prediction, terms: &Terms) -> Plan {
+        let Some(by) = self.turned else { return plan(mine, theirs, terms) };
         let (mine, ports) = turn(mine, by);
-        let mut plan = plan(&mine, &turn(theirs, by).0, initiator, 0, budget, window);
+        let mut plan = plan(&mine, &turn(theirs, by).0, &Terms { round: 0, ..*terms });
         let back = |local: u16| ((usize::from(local) + by) % ports.max(1)) as u16;
         plan.openings.iter_mut().for_each(|opening| opening.local = back(opening.local));
         plan.listen.iter_mut().for_each(|local| *local = back(*local));
@@ -367,14 +367,19 @@ impl Round {
     ) -> usize {
         self.at = Some(at);
         self.redials = plan.redials;
+        let wanted = plan.listen.iter().map(|local| local.saturating_add(1)).max().unwrap_or(0);
+        if wanted > self.asked {
+            self.asked = wanted;
+            out.push_back(Output::Bind { ports: self.ports, count: wanted });
+        }
         for local in plan.listen {
             self.listen(local, out);
         }
         let own: Vec<SocketAddr> = self.own_addresses().collect();
         let (before, mut unproved) = (self.openings.len(), 0);
         for Opening { local, remote, after, ttl } in plan.openings {
-            let bound = usize::from(local) < if remote.is_ipv4() { self.v4.len() } else { self.v6.len() };
-            if !bound || own.contains(&remote) || !budget::may_open_to(remote.ip(), server) {
+            let has_family = !if remote.is_ipv4() { &self.v4 } else { &self.v6 }.is_empty();
+            if !has_family || own.contains(&remote) || !budget::may_open_to(remote.ip(), server) {
                 continue;
             }
             if proved != Some(remote.ip()) {

@@ -8,6 +8,7 @@ use std::{
 
 use punchtunnel::{
     endpoint::{Event as Told, Role, Settings},
+    punch::Effort,
     secure::{Psk, StaticKey},
     wire::DEFAULT_PORT,
 };
@@ -236,6 +237,7 @@ impl Scene {
             servers: vec![self.server_addr],
             server_key: None,
             probe_servers: PORTS.map(|port| SocketAddr::new(self.server_addr.ip(), port)).to_vec(),
+            effort: Effort::Normal,
             role,
         }
     }

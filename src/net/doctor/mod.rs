@@ -22,12 +22,12 @@ use super::{
 };
 use crate::{
     endpoint::{Input, PortsId},
-    error::{Error, NetworkError},
-    nat::{self, Filtering, Observation, Prediction},
+    error::{ConfigError, Error, NetworkError},
+    nat::{self, Filtering, Model, Observation, Prediction, SimultaneousOpen, Unsolicited},
     punch::FIRST_PORTS,
     wire::{
         examine::{Knocked, Origin},
-        probe::ProbeQuestion,
+        probe::{MAX_BATCH, ProbeQuestion},
     },
 };
 
@@ -37,6 +37,9 @@ const PROBES_LIMIT: Duration = Duration::from_secs(4);
 /// A connection to oneself through the NAT takes a round trip inside the house; this leaves room for one
 /// repetition of the SYN.
 const HAIRPIN_LIMIT: Duration = Duration::from_millis(1500);
+
+/// Index of the first punch port that neither phase of probes uses.
+const FIRST_UNUSED: u16 = 2 * nat::PROBED_LOCALS;
 
 /// The only set of punch ports.
 const SET: PortsId = PortsId(0);
@@ -91,7 +94,7 @@ impl DoctorBuilder {
     /// result, too.
     ///
     /// # Errors
-    /// [`ConfigError`](crate::ConfigError) for a setting that does not fit or a punch port that is taken, [`NetworkError`]
+    /// [`ConfigError`] for a setting that does not fit or a punch port that is taken, [`NetworkError`]
     /// where the server's name has no address or no socket is to be had.
     pub async fn examine(self) -> Result<Vec<Examination>, Error> {
         limits::raise_open_files();
@@ -110,7 +113,12 @@ impl DoctorBuilder {
     }
 
     async fn examine_tcp(&self, server: SocketAddr, probes: &[SocketAddr]) -> Result<Examination, Error> {
-        let mut ports = PunchPorts::new(vec![server]).map_err(|e| failed("start a thread", e))?;
+        if let Some(range) = &self.common.punch_ports {
+            PunchPorts::check(&[server], range)
+                .map_err(|(address, source)| ConfigError::Listen { address, source })?;
+        }
+        let mut ports = PunchPorts::new(vec![server], self.common.punch_ports.clone())
+            .map_err(|e| failed("start a thread", e))?;
         let punch_ports = match ports.bind(SET, FIRST_PORTS) {
             Input::Bound { v4, v6, .. } => {
                 if server.is_ipv4() {
@@ -141,8 +149,11 @@ impl DoctorBuilder {
         found.prediction = nat::predict(&seen, &found.punch_ports);
         let Some(first) = seen.first().copied() else { return Ok(found) };
         found.ask_favours(&mut ports, first.server).await;
+        let Examination { from_port, from_address, crossing, .. } = found;
         if let Some(prediction) = &mut found.prediction {
-            prediction.filtering = filtering(found.from_port, found.from_address);
+            prediction.filtering = filtering(from_port, from_address);
+            prediction.unsolicited = unsolicited(from_port, from_address);
+            prediction.simultaneous_open = simultaneous_open(&prediction.model, crossing);
         }
         found.hairpin = found.connect_to_itself(&mut ports, first).await;
         Ok(found)
@@ -155,23 +166,38 @@ impl Examination {
         self.prediction.as_ref().is_some_and(|prediction| Some(prediction.address) == self.local)
     }
 
-    /// Sends a batch, and collects the answers.
+    /// Probes in two phases, as an attempt does; the second only where the first leaves something to say.
     async fn probe(&mut self, ports: &mut PunchPorts, servers: &[SocketAddr]) -> Vec<Observation> {
         let count = u16::try_from(self.punch_ports.len()).unwrap_or(u16::MAX);
-        let probes = nat::probe_batch(count, servers);
-        let [batch, _] = *clock::seed().as_chunks::<16>().0 else { return Vec::new() };
+        let Some(&batch) = clock::seed().first_chunk::<16>() else { return Vec::new() };
+        let mut seen = self.phase(ports, batch, &nat::probe_batch(count, servers)).await;
+        let more = nat::probe_more(&seen, &self.punch_ports, servers);
+        if let Some(first) = more.first() {
+            tokio::time::sleep(first.after).await;
+            seen.extend(self.phase(ports, batch, &more).await);
+        }
+        seen
+    }
+
+    /// Sends probes at once, and collects their answers.
+    async fn phase(
+        &mut self,
+        ports: &mut PunchPorts,
+        batch: [u8; 16],
+        probes: &[nat::Probe],
+    ) -> Vec<Observation> {
         let start = clock::now();
-        for probe in &probes {
+        for probe in probes {
             let question = ProbeQuestion {
                 batch,
                 number: probe.number,
-                count: u8::try_from(probes.len()).unwrap_or(u8::MAX),
+                // The server's own prediction is not asked for.
+                count: MAX_BATCH,
                 local: u8::try_from(probe.local).unwrap_or(u8::MAX),
                 local_port: self.punch_port(probe.local),
             };
             ports.probe(SET, probe.number, probe.local, probe.server, question);
         }
-        self.probes = (probes.len(), 0);
         let mut seen = BTreeMap::new();
         let mut waiting = probes.len();
         let collecting = async {
@@ -184,7 +210,7 @@ impl Examination {
                 let observation = Observation {
                     number,
                     local: probe.local,
-                    local_port: self.punch_ports.get(usize::from(probe.local)).copied().unwrap_or(0),
+                    local_port: self.punch_port(probe.local),
                     server: probe.server,
                     observed: answer.observed,
                     at_us: answer.at_us,
@@ -194,7 +220,8 @@ impl Examination {
         };
         // What has come by then counts.
         tokio::time::timeout(PROBES_LIMIT, collecting).await.ok();
-        self.probes.1 = seen.len();
+        self.probes.0 += probes.len();
+        self.probes.1 += seen.len();
         seen.into_values().collect()
     }
 
@@ -202,12 +229,12 @@ impl Examination {
     async fn ask_favours(&mut self, ports: &mut PunchPorts, server: SocketAddr) {
         let family = Family::of(&server);
         let unused = |index: u16| {
-            let port = self.punch_ports.get(usize::from(nat::PROBED_LOCALS + index)).copied();
+            let port = self.punch_ports.get(usize::from(FIRST_UNUSED + index)).copied();
             port.map(|port| favours::Favour { family, port, server })
         };
         for index in [0, 1] {
             // What gets in must not be reset by this machine itself.
-            ports.listen(SET, nat::PROBED_LOCALS + index);
+            ports.listen(SET, FIRST_UNUSED + index);
         }
         let (from_port, from_address, crossing) = tokio::join!(
             favours::knock(unused(0), Origin::Port),
@@ -219,7 +246,7 @@ impl Examination {
 
     /// Connects to where the server saw a punch port, from another one.
     async fn connect_to_itself(&self, ports: &mut PunchPorts, seen: Observation) -> Option<bool> {
-        let other = nat::PROBED_LOCALS + 2;
+        let other = FIRST_UNUSED + 4;
         if Some(seen.observed.ip()) == self.local || usize::from(other) >= self.punch_ports.len() {
             return None;
         }
@@ -252,6 +279,27 @@ fn filtering(from_port: Option<Knocked>, from_address: Option<Knocked>) -> Filte
             Filtering::AddressAndPortDependent
         }
         _ => Filtering::Unknown,
+    }
+}
+
+/// What a SYN that is not let in is answered with.
+fn unsolicited(from_port: Option<Knocked>, from_address: Option<Knocked>) -> Unsolicited {
+    let answers = [from_port, from_address];
+    let said = |answer| answers.contains(&Some(answer));
+    match () {
+        () if said(Knocked::Reset) => Unsolicited::Reset,
+        () if said(Knocked::Prohibited) => Unsolicited::Prohibited,
+        () if said(Knocked::Dropped) => Unsolicited::Dropped,
+        () => Unsolicited::Unknown,
+    }
+}
+
+/// The server knows the external port of a crossing only where there is one for all destinations.
+fn simultaneous_open(model: &Model, crossing: Option<Knocked>) -> SimultaneousOpen {
+    match (model, crossing) {
+        (Model::Fixed { .. }, Some(Knocked::Reached)) => SimultaneousOpen::Works,
+        (Model::Fixed { .. }, Some(Knocked::Dropped)) => SimultaneousOpen::Blocked,
+        _ => SimultaneousOpen::Unknown,
     }
 }
 

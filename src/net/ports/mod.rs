@@ -66,6 +66,7 @@ pub(crate) struct PunchPorts {
 }
 
 /// One set. Dropping it closes all its sockets.
+#[derive(Default)]
 struct PortSet {
     holders_v4: Vec<Holder>,
     holders_v6: Vec<Holder>,
@@ -107,46 +108,68 @@ impl PunchPorts {
         })
     }
 
-    /// Binds a set; the answer for the endpoint.
+    /// Binds a set, or more ports into it; the answer for the endpoint.
     pub(crate) fn bind(&mut self, ports: PortsId, count: u16) -> Input {
-        let hold_if = |family: Family| -> io::Result<Vec<Holder>> {
+        let held = self.sets.get(&ports).map_or((0, 0), |set| (set.holders_v4.len(), set.holders_v6.len()));
+        let hold_if = |family: Family, held: usize| -> io::Result<Vec<Holder>> {
             let wanted = self.servers.iter().any(|server| Family::of(server) == family);
-            let count = if wanted { count } else { 0 };
+            let more = if wanted { usize::from(count).saturating_sub(held) } else { 0 };
             match &self.range {
-                None => (0..count).map(|_| Holder::new(family, 0)).collect(),
+                None => (0..more).map(|_| Holder::new(family, 0)).collect(),
                 Some(range) => {
-                    self.numbers(family, range, count).map(|port| Holder::new(family, port)).collect()
+                    let numbers = self.numbers(ports, family, range).into_iter().take(more);
+                    numbers.map(|port| Holder::new(family, port)).collect()
                 }
             }
         };
-        let (holders_v4, holders_v6) = match (hold_if(Family::V4), hold_if(Family::V6)) {
+        let (v4, v6) = match (hold_if(Family::V4, held.0), hold_if(Family::V6, held.1)) {
             (Err(error), _) | (_, Err(error)) => {
                 return Input::BindFailed { ports, why: error.to_string() };
             }
             (Ok(v4), Ok(v6)) => (v4, v6),
         };
+        let set = self.sets.entry(ports).or_default();
+        set.holders_v4.extend(v4);
+        set.holders_v6.extend(v6);
         let numbers = |holders: &[Holder]| holders.iter().map(|holder| holder.port).collect();
-        let bound = Input::Bound {
+        Input::Bound {
             ports,
-            v4: numbers(&holders_v4),
-            v6: numbers(&holders_v6),
+            v4: numbers(&set.holders_v4),
+            v6: numbers(&set.holders_v6),
             lan: lan::addresses(&self.servers),
-        };
-        self.sets.insert(ports, PortSet { holders_v4, holders_v6, tasks: JoinSet::new(), connections: 0 });
-        bound
+        }
     }
 
-    /// Numbers out of the range: those first that no other set holds, because a tuple exists only once.
-    fn numbers(
-        &self,
-        family: Family,
+    /// Numbers of the range for a set: those first that no other set holds, because a tuple exists only
+    /// once.
+    fn numbers(&self, ports: PortsId, family: Family, range: &RangeInclusive<u16>) -> Vec<u16> {
+        let held = |id: PortsId, set: &PortSet| -> Vec<(u16, bool)> {
+            set.holders(family).iter().map(|holder| (holder.port, id == ports)).collect()
+        };
+        let held: Vec<(u16, bool)> = self.sets.iter().flat_map(|(id, set)| held(*id, set)).collect();
+        let own: BTreeSet<u16> = held.iter().filter(|(_, own)| *own).map(|(port, _)| *port).collect();
+        let held: BTreeSet<u16> = held.into_iter().map(|(port, _)| port).collect();
+        let unused = range.clone().filter(|port| !own.contains(port));
+        let (used, mut free): (Vec<u16>, Vec<u16>) = unused.partition(|port| held.contains(port));
+        free.extend(used);
+        free
+    }
+
+    /// Whether every port of a range can be had now, in the families of these servers.
+    ///
+    /// # Errors
+    /// The first one that cannot.
+    pub(crate) fn check(
+        servers: &[SocketAddr],
         range: &RangeInclusive<u16>,
-        count: u16,
-    ) -> impl Iterator<Item = u16> + use<> {
-        let held: BTreeSet<u16> =
-            self.sets.values().flat_map(|set| set.holders(family)).map(|holder| holder.port).collect();
-        let (used, free): (Vec<u16>, Vec<u16>) = range.clone().partition(|port| held.contains(port));
-        free.into_iter().chain(used).take(count.into())
+    ) -> Result<(), (SocketAddr, io::Error)> {
+        for server in servers {
+            let family = Family::of(server);
+            for port in range.clone() {
+                Holder::new(family, port).map_err(|error| (family.any(port), error))?;
+            }
+        }
+        Ok(())
     }
 
     /// Sends the SYN of a probe; the rest happens by itself.

@@ -22,7 +22,8 @@ impl Family {
         if address.is_ipv4() { Family::V4 } else { Family::V6 }
     }
 
-    fn any(self, port: u16) -> SocketAddr {
+    /// That port of every address.
+    pub(crate) fn any(self, port: u16) -> SocketAddr {
         match self {
             Family::V4 => (Ipv4Addr::UNSPECIFIED, port).into(),
             Family::V6 => (Ipv6Addr::UNSPECIFIED, port).into(),
