@@ -210,7 +210,12 @@ impl Peer {
             PeerMessage::Prepare { id } if !self.initiator => self.prepare(now, id, env),
             PeerMessage::Predicted { id, predictions, lan } => {
                 if let Some(round) = self.round.as_mut().filter(|r| r.id == id) {
+                    let is_news = round.theirs.is_none();
                     round.predicted(predictions, lan);
+                    if let Some(predictions) = round.theirs.clone().filter(|_| is_news) {
+                        let told = Event::PeerNatFound { peer: self.id, predictions };
+                        env.out.push_back(Output::Event(told));
+                    }
                 }
             }
             PeerMessage::Start(start) if !self.initiator => self.started(now, start, env),
