@@ -17,6 +17,7 @@ use punchtunnel::{
 
 use super::{
     args::{ConnectArgs, Secret},
+    memory::{self, Attempt},
     narrate::{Narrator, Side, Telling},
     output::Output,
     servers::Servers,
@@ -211,6 +212,7 @@ async fn watch(
 ) -> Result<Ended, Error> {
     let narrator = settings.narrator();
     let mut is_listening = false;
+    let mut attempt = Attempt::default();
     loop {
         let event = tokio::select! {
             biased;
@@ -227,6 +229,8 @@ async fn watch(
                     Telling::Live(text) => output.live(&text),
                     Telling::Fatal(error) => return settings.judge(error, output),
                 }
+                attempt.take(event);
+                settings.learn_from(&attempt, event, output);
                 if matches!(event, endpoint::Event::Connected { .. }) && !is_listening {
                     is_listening = true;
                     for (address, rule) in listening.iter().zip(&settings.rules) {
@@ -253,6 +257,23 @@ async fn watch(
 }
 
 impl Settings {
+    /// Tells what worked last, and writes down what works. It is a hint: without it all is the same.
+    fn learn_from(&self, attempt: &Attempt, event: &endpoint::Event, output: &Output) {
+        let (home, server) = (self.trust.home(), self.servers.name());
+        let result = match event {
+            endpoint::Event::NatFound { .. } => attempt.recall(home, &self.name, server).map(|last| {
+                if let Some(last) = last {
+                    output.live(&format!("last time, {}", memory::words(&last)));
+                }
+            }),
+            endpoint::Event::Connected { lan, .. } => attempt.remember(home, &self.name, server, *lan),
+            _ => Ok(()),
+        };
+        if let Err(error) = result {
+            tracing::warn!(%error, "what works cannot be remembered");
+        }
+    }
+
     /// Whether it is over, or goes on in another way.
     fn judge(&self, error: Error, output: &Output) -> Result<Ended, Error> {
         match error {

@@ -13,6 +13,7 @@ mod expose;
 mod hosts;
 mod invite;
 mod key;
+mod memory;
 mod narrate;
 mod output;
 mod rendezvous;

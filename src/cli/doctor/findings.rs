@@ -83,8 +83,11 @@ pub(crate) fn all(found: &Examination, effort: Effort) -> Vec<Finding> {
     let Some(prediction) = &found.prediction else {
         let says =
             format!("none of {asked} TCP connections to {} and its probe port was answered", found.server);
-        let advice = "check that \"punchtunnel rendezvous\" runs there and that its firewall lets TCP 7862 and \
-                      7863 in; if others reach it, this network forbids connections to such ports";
+        let port = found.server.port();
+        let advice = format!(
+            "check that \"punchtunnel rendezvous\" runs there and that its firewall lets TCP {port} and its probe port \
+             (7863) in; if others reach it, this network forbids connections to such ports"
+        );
         all.push(Finding::new(Level::Fail, "tcp", says).advise(advice));
         return all;
     };
@@ -131,16 +134,6 @@ pub(crate) fn terms(effort: Effort) -> Terms {
     Terms { initiator: true, round: 0, budget: effort.budget(), window: WINDOW, spent: 0 }
 }
 
-/// One word for a model.
-pub(crate) fn kind(model: &Model) -> &'static str {
-    match model {
-        Model::Fixed { .. } => "fixed",
-        Model::Progression(_) => "progression",
-        Model::Band { .. } => "band",
-        Model::Random => "random",
-    }
-}
-
 fn udp(found: &Examination) -> Finding {
     match found.udp.observed.get(&found.server).or(found.udp.observed.values().next()) {
         Some(seen) => Finding::new(Level::Ok, "udp", format!("{} answers; it sees {seen}", found.server)),
@@ -152,7 +145,10 @@ fn udp(found: &Examination) -> Finding {
                 found.server
             ),
         )
-        .advise("if it is meant to pass, let UDP to port 7862 out here and in at the server"),
+        .advise(format!(
+            "if it is meant to pass, let UDP to port {} out here and in at the server",
+            found.server.port()
+        )),
     }
 }
 

@@ -6,7 +6,7 @@ use punchtunnel::{
     ConfigError, Error,
     endpoint::Event as Told,
     error::seconds,
-    identity::{Name, Network, ServerName, Worked},
+    identity::{Name, ServerName, Worked},
     nat::{self, Model, Prediction},
     net::{Client, Event},
     punch::{Effort, Verdict, expected_success, plan},
@@ -16,10 +16,11 @@ use serde_json::{Value, json};
 
 use super::{
     super::{
+        memory::{self, Attempt, kind},
         servers::Servers,
-        settings::{Place, unix_now},
+        settings::Place,
     },
-    findings::{Finding, Level, kind, terms},
+    findings::{Finding, Level, terms},
     report,
 };
 
@@ -39,10 +40,7 @@ pub(crate) struct Trial {
 /// What became of it.
 pub(crate) struct Outcome {
     name: Name,
-    mine: Vec<Prediction>,
-    theirs: Vec<Prediction>,
-    /// The last round that was opened, from 1.
-    round: Option<u8>,
+    attempt: Attempt,
     openings: usize,
     connected: Option<Connected>,
     /// Why there is no connection.
@@ -82,9 +80,7 @@ impl Trial {
         let mut events = builder.events();
         let mut outcome = Outcome {
             name: self.name,
-            mine: Vec::new(),
-            theirs: Vec::new(),
-            round: None,
+            attempt: Attempt::default(),
             openings: 0,
             connected: None,
             why: None,
@@ -117,8 +113,12 @@ impl Trial {
             outcome.why = Some(format!("no connection within {}{why}", seconds(LIMIT)));
         }
         client.close().await;
-        outcome.last = outcome.recall(servers.name(), place)?;
-        outcome.remember(servers.name(), place)?;
+        let Outcome { name, attempt, .. } = &outcome;
+        let last = attempt.recall(&place.home, name, servers.name())?;
+        if let Some(Connected { lan, .. }) = outcome.connected {
+            attempt.remember(&place.home, name, servers.name(), lan)?;
+        }
+        outcome.last = last;
         Ok(outcome)
     }
 }
@@ -131,13 +131,9 @@ impl Outcome {
 
     /// Whether the trial is over.
     fn take(&mut self, told: Told) -> bool {
+        self.attempt.take(&told);
         match told {
-            Told::NatFound { predictions, .. } => self.mine = predictions,
-            Told::PeerNatFound { predictions, .. } => self.theirs = predictions,
-            Told::Opening { id, openings, .. } => {
-                self.round = Some(id.round.saturating_add(1));
-                self.openings = openings;
-            }
+            Told::Opening { openings, .. } => self.openings = openings,
             Told::RoundFailed { why, .. } => self.why = Some(why),
             Told::Hopeless { why, .. } => {
                 self.why = Some(why);
@@ -155,45 +151,22 @@ impl Outcome {
 
     /// The two predictions that a round is planned from: of one family, the likelier one.
     fn pair(&self, effort: Effort) -> Option<(&Prediction, &Prediction, u8)> {
-        let pairs = self.mine.iter().flat_map(|mine| self.theirs.iter().map(move |theirs| (mine, theirs)));
+        let pairs = self
+            .attempt
+            .mine
+            .iter()
+            .flat_map(|mine| self.attempt.theirs.iter().map(move |theirs| (mine, theirs)));
         pairs
             .filter(|(mine, theirs)| mine.address.is_ipv4() == theirs.address.is_ipv4())
             .map(|(mine, theirs)| (mine, theirs, expected_success(mine, theirs, &terms(effort))))
             .max_by_key(|(_, _, percent)| *percent)
     }
 
-    fn network(&self) -> Option<Network> {
-        self.mine.first().map(|mine| Network::of(mine.address))
-    }
-
-    fn recall(&self, server: &ServerName, place: &Place) -> Result<Option<Worked>, Error> {
-        let Some(network) = self.network() else { return Ok(None) };
-        Ok(Worked::recall(&place.home, network, &Worked::label(&self.name, server))?)
-    }
-
-    fn remember(&self, server: &ServerName, place: &Place) -> Result<(), Error> {
-        let (Some(network), Some(connected)) = (self.network(), &self.connected) else { return Ok(()) };
-        let word = |all: &[Prediction]| match all.first() {
-            _ if connected.lan => "lan".to_owned(),
-            Some(prediction) => kind(&prediction.model).to_owned(),
-            None => "unknown".to_owned(),
-        };
-        let worked = Worked {
-            network,
-            host: Worked::label(&self.name, server),
-            ours: word(&self.mine),
-            theirs: word(&self.theirs),
-            round: self.round.unwrap_or(1),
-            at: unix_now(),
-        };
-        Ok(worked.remember(&place.home)?)
-    }
-
     /// In sentences.
     pub(crate) fn findings(&self, effort: Effort) -> Vec<Finding> {
         let name = &self.name;
         let mut all = Vec::new();
-        for theirs in &self.theirs {
+        for theirs in &self.attempt.theirs {
             let says = format!("the NAT of \"{name}\", {}, {}", theirs.address, nat::describe(theirs, &[]));
             let level = if matches!(theirs.model, Model::Random | Model::Band { .. }) {
                 Level::Warn
@@ -217,18 +190,17 @@ impl Outcome {
             });
         }
         if let Some(last) = &self.last {
-            let ago = seconds(Duration::from_secs(unix_now().saturating_sub(last.at)));
-            let says = format!(
-                "from {} to \"{name}\" round {} connected {ago} ago ({} to {})",
-                last.network, last.round, last.ours, last.theirs
-            );
-            all.push(Finding::new(Level::Ok, "last time", says));
+            all.push(Finding::new(Level::Ok, "last time", memory::words(last)));
         }
         all.push(match (&self.connected, &self.why) {
             (Some(connected), _) => {
                 let way = if connected.lan { "inside the LAN" } else { "directly" };
-                let round =
-                    self.round.filter(|_| !connected.lan).map(|r| format!(", round {r}")).unwrap_or_default();
+                let round = self
+                    .attempt
+                    .round
+                    .filter(|_| !connected.lan)
+                    .map(|r| format!(", round {r}"))
+                    .unwrap_or_default();
                 let Connected { remote, took, .. } = connected;
                 let says = format!("connected {way} to {remote}, {} ms{round}", took.as_millis());
                 Finding::new(Level::Ok, "trial", says)
@@ -246,8 +218,8 @@ impl Outcome {
         let pair = self.pair(effort);
         json!({
             "name": self.name.to_string(),
-            "ours": self.mine.iter().map(report::nat).collect::<Vec<_>>(),
-            "theirs": self.theirs.iter().map(report::nat).collect::<Vec<_>>(),
+            "ours": self.attempt.mine.iter().map(report::nat).collect::<Vec<_>>(),
+            "theirs": self.attempt.theirs.iter().map(report::nat).collect::<Vec<_>>(),
             "plan": pair.map(|(mine, theirs, _)| match plan(mine, theirs, &terms(effort)).verdict {
                 Verdict::Try => format!("{} to {}", kind(&mine.model), kind(&theirs.model)),
                 Verdict::Hopeless(why) => format!("none: {why}"),
@@ -257,7 +229,7 @@ impl Outcome {
             "lan": self.connected.as_ref().map(|connected| connected.lan),
             "remote": self.connected.as_ref().map(|connected| connected.remote.clone()),
             "took_ms": self.connected.as_ref().map(|connected| connected.took.as_secs_f64() * 1000.0),
-            "round": self.round,
+            "round": self.attempt.round,
             "openings": self.openings,
             "why": self.why,
             "last_worked_round": self.last.as_ref().map(|last| last.round),

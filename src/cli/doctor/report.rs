@@ -7,7 +7,7 @@ use punchtunnel::{
 };
 use serde_json::{Value, json};
 
-use super::findings::{chances, kind};
+use super::{super::memory::kind, findings::chances};
 
 /// One address family.
 pub(crate) fn family(found: &Examination, effort: Effort) -> Value {
