@@ -155,7 +155,7 @@ impl DoctorBuilder {
             prediction.unsolicited = unsolicited(from_port, from_address);
             prediction.simultaneous_open = simultaneous_open(&prediction.model, crossing);
         }
-        found.hairpin = found.connect_to_itself(&mut ports, first).await;
+        found.hairpin = found.connect_to_itself(&mut ports, &seen).await;
         Ok(found)
     }
 }
@@ -244,24 +244,27 @@ impl Examination {
         (self.from_port, self.from_address, self.crossing) = (from_port, from_address, crossing);
     }
 
-    /// Connects to where the server saw a punch port, from another one.
-    async fn connect_to_itself(&self, ports: &mut PunchPorts, seen: Observation) -> Option<bool> {
-        let other = FIRST_UNUSED + 4;
-        if Some(seen.observed.ip()) == self.local || usize::from(other) >= self.punch_ports.len() {
+    /// Opens from two punch ports towards where the server saw the other one: what filters needs both.
+    async fn connect_to_itself(&self, ports: &mut PunchPorts, seen: &[Observation]) -> Option<bool> {
+        let one = seen.first()?;
+        let other = seen.iter().find(|other| other.local != one.local)?;
+        if Some(one.observed.ip()) == self.local {
             return None;
         }
-        ports.listen(SET, seen.local);
-        ports.connect(SET, 0, Some(other), seen.observed, clock::now(), None);
-        let ended = async {
+        let at = clock::now();
+        for (opening, (from, to)) in [(one, other), (other, one)].into_iter().enumerate() {
+            ports.listen(SET, from.local);
+            let opening = u32::try_from(opening).unwrap_or(u32::MAX);
+            ports.connect(SET, opening, Some(from.local), to.observed, at, None);
+        }
+        let connected = async {
             loop {
-                match ports.next().await {
-                    Input::Connected { opening: 0, .. } => return true,
-                    Input::ConnectFailed { opening: 0, .. } => return false,
-                    _ => {}
+                if matches!(ports.next().await, Input::Connected { .. }) {
+                    return;
                 }
             }
         };
-        Some(tokio::time::timeout(HAIRPIN_LIMIT, ended).await.unwrap_or(false))
+        Some(tokio::time::timeout(HAIRPIN_LIMIT, connected).await.is_ok())
     }
 
     fn punch_port(&self, index: u16) -> u16 {
