@@ -271,6 +271,8 @@ fn peer(vectors: &mut Vectors) {
         digest: 0x1112_1314_1516_1718,
         after_us: 400_000,
         sample: 5,
+        next: vec![40_000],
+        their_next: vec![0],
     };
     for message in [
         PeerMessage::Ping { sample: 5 },
@@ -280,7 +282,10 @@ fn peer(vectors: &mut Vectors) {
             id: ROUND,
             predictions: vec![prediction(Model::Fixed { ports: vec![40_000] })],
             lan: vec!["10.0.0.7:40000".parse().unwrap()],
+            age_ms: 240,
+            budget: 1024,
         },
+        PeerMessage::Refreshed { id: ROUND, next: vec![40_003] },
         PeerMessage::Start(start),
         PeerMessage::Started { id: ROUND },
         PeerMessage::NotStarted { id: ROUND, why: StartRefusal::Late },
@@ -292,6 +297,7 @@ fn peer(vectors: &mut Vectors) {
             PeerMessage::Pong { .. } => "Pong",
             PeerMessage::Prepare { .. } => "Prepare",
             PeerMessage::Predicted { .. } => "Predicted",
+            PeerMessage::Refreshed { .. } => "Refreshed",
             PeerMessage::Start(_) => "Start",
             PeerMessage::Started { .. } => "Started",
             PeerMessage::NotStarted { .. } => "NotStarted",
@@ -300,7 +306,13 @@ fn peer(vectors: &mut Vectors) {
         };
         vectors.body(&format!("peer {name}"), message);
     }
-    for why in [StartRefusal::Digest, StartRefusal::Late, StartRefusal::Plan, StartRefusal::Busy] {
+    for why in [
+        StartRefusal::Digest,
+        StartRefusal::Late,
+        StartRefusal::Plan,
+        StartRefusal::Busy,
+        StartRefusal::Spent,
+    ] {
         vectors.body(&format!("start refusal {why:?}"), why);
     }
     for why in [Goodbye::Stopped, Goodbye::Unauthorised, Goodbye::Unknown] {
@@ -385,6 +397,8 @@ fn the_largest_of_every_message_fits_where_it_travels() {
         id: RoundId { attempt: u32::MAX, round: u8::MAX },
         predictions: vec![largest_prediction(); MAX_PREDICTIONS],
         lan: vec![address; MAX_LAN],
+        age_ms: u16::MAX,
+        budget: u16::MAX,
     };
     assert!(wire::encode(&predicted).len() <= room(MAX_PEER_DATAGRAM));
 

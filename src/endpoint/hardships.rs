@@ -178,11 +178,14 @@ fn predictions_without_measure_are_not_planned_with() {
         simultaneous_open: SimultaneousOpen::Unknown,
         confidence: 50,
     };
-    world.say(CLIENT, PeerMessage::Predicted { id, predictions: vec![wide; 9], lan: Vec::new() });
+    world.say(
+        CLIENT,
+        PeerMessage::Predicted { id, predictions: vec![wide; 9], lan: Vec::new(), age_ms: 0, budget: 1024 },
+    );
     world.run(SECOND, |_| false);
     let host = world.endpoints[HOST].as_ref().expect("running");
     let round = host.peers.values().next().and_then(|p| p.round.as_ref()).expect("prepared");
-    assert!(round.theirs.is_none());
+    assert!(round.theirs().is_none());
 }
 
 #[test]

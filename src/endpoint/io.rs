@@ -32,10 +32,10 @@ pub struct Settings {
     pub server_key: Option<PublicKey>,
     /// Addresses that probes go to; those of an address family without a local socket are skipped.
     pub probe_servers: Vec<SocketAddr>,
-    /// How much its attempts may spend.
-    pub effort: Effort,
     /// What this endpoint is.
     pub role: Role,
+    /// How much an attempt to connect may spend.
+    pub effort: Effort,
 }
 
 /// What an endpoint is.

@@ -114,8 +114,8 @@ impl World {
                 SERVER.parse().expect("address"),
                 "203.0.113.1:7863".parse().expect("address"),
             ],
-            effort: crate::punch::Effort::Normal,
             role,
+            effort: crate::punch::Effort::default(),
         };
         self.endpoints[who] = Some(Endpoint::new(self.now, seed, settings));
         self.drain(who);

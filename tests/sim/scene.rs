@@ -237,8 +237,8 @@ impl Scene {
             servers: vec![self.server_addr],
             server_key: None,
             probe_servers: PORTS.map(|port| SocketAddr::new(self.server_addr.ip(), port)).to_vec(),
-            effort: Effort::Normal,
             role,
+            effort: Effort::default(),
         }
     }
 
