@@ -392,6 +392,13 @@ pub enum Event {
         /// From the first probe to the last answer.
         took: Duration,
     },
+    /// The other side has told what its NAT does.
+    PeerNatFound {
+        /// The session.
+        peer: PeerId,
+        /// One for each address family.
+        predictions: Vec<Prediction>,
+    },
     /// An instant is agreed.
     Opening {
         /// The session.

@@ -234,7 +234,12 @@ impl Peer {
                 // No measurement is older than the process; a peer may say anything.
                 let probe = now.checked_sub(age).unwrap_or(now);
                 if let Some(round) = self.round.as_mut().filter(|r| r.id == id) {
+                    let is_news = round.theirs.is_none();
                     round.predicted(probe, predictions, lan, budget);
+                    if let Some(predictions) = round.theirs.clone().filter(|_| is_news) {
+                        let told = Event::PeerNatFound { peer: self.id, predictions };
+                        env.out.push_back(Output::Event(told));
+                    }
                 }
             }
             PeerMessage::Refreshed { id, next } if self.initiator => {

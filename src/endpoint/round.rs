@@ -53,7 +53,7 @@ pub(super) struct Round {
     survey: Option<Survey>,
     lan: Vec<SocketAddr>,
     /// The other side's predictions, as they were sent.
-    theirs: Option<Vec<Prediction>>,
+    pub(super) theirs: Option<Vec<Prediction>>,
     /// When its last probe left, by this side's clock.
     their_probe: Instant,
     their_budget: u16,

@@ -270,6 +270,7 @@ impl Book {
                 }
             }
             Step::ServerKey(_)
+            | Step::PeerNatFound { .. }
             | Step::ServerKeyChanged { .. }
             | Step::ServerVersion { .. }
             | Step::NotKept(_)

@@ -11,7 +11,7 @@ fn loopback(port: u16) -> SocketAddr {
 }
 
 fn bound(count: u16) -> (PunchPorts, Vec<u16>) {
-    let mut ports = PunchPorts::new(vec![loopback(1)]).unwrap();
+    let mut ports = PunchPorts::new(vec![loopback(1)], None).unwrap();
     let Input::Bound { v4, v6, lan, .. } = ports.bind(SET, count) else { panic!("not bound") };
     assert_eq!(v4.len(), usize::from(count));
     assert!(v6.is_empty());
