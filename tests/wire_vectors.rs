@@ -79,6 +79,8 @@ fn blob(length: usize) -> Blob {
     Blob(vec![0xbb; length])
 }
 
+const COUNTER: Counter = Counter { next: 40_000, step: -2, jitter: 3, rate_centi: 12_345, over_ms: 290 };
+
 fn prediction(model: Model) -> Prediction {
     Prediction {
         address: v4().ip(),
@@ -87,6 +89,7 @@ fn prediction(model: Model) -> Prediction {
         filtering: Filtering::AddressAndPortDependent,
         unsolicited: Unsolicited::Prohibited,
         simultaneous_open: SimultaneousOpen::Blocked,
+        fresh: None,
         confidence: 97,
     }
 }
@@ -136,7 +139,7 @@ fn probes(vectors: &mut Vectors) {
 fn nat(vectors: &mut Vectors) {
     for model in [
         Model::Fixed { ports: vec![40_000, 7] },
-        Model::Progression(Counter { next: 40_000, step: -2, jitter: 3, rate_centi: 12_345, over_ms: 290 }),
+        Model::Progression(COUNTER),
         Model::Band { low: 1024, high: 2047, size: 1024, meet: 1536 },
         Model::Random,
     ] {
@@ -148,6 +151,8 @@ fn nat(vectors: &mut Vectors) {
         };
         vectors.body(&format!("prediction {name}"), prediction(model));
     }
+    let fresh = Prediction { fresh: Some(COUNTER), ..prediction(Model::Fixed { ports: vec![40_000] }) };
+    vectors.body("prediction Fixed, fresh ones counted", fresh);
     for mapping in [Mapping::EndpointIndependent, Mapping::AddressDependent, Mapping::AddressAndPortDependent]
     {
         vectors.body(&format!("mapping {mapping:?}"), mapping);
@@ -381,6 +386,13 @@ fn largest_prediction() -> Prediction {
         filtering: Filtering::AddressAndPortDependent,
         unsolicited: Unsolicited::Prohibited,
         simultaneous_open: SimultaneousOpen::Blocked,
+        fresh: Some(Counter {
+            next: u16::MAX,
+            step: i16::MIN,
+            jitter: u16::MAX,
+            rate_centi: u32::MAX,
+            over_ms: u16::MAX,
+        }),
         confidence: u8::MAX,
     }
 }

@@ -60,6 +60,7 @@ mod tests {
             filtering: Filtering::Unknown,
             unsolicited: Unsolicited::Unknown,
             simultaneous_open: SimultaneousOpen::Unknown,
+            fresh: None,
             confidence: 90,
         }
     }

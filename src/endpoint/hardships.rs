@@ -176,6 +176,7 @@ fn predictions_without_measure_are_not_planned_with() {
         filtering: Filtering::Unknown,
         unsolicited: Unsolicited::Unknown,
         simultaneous_open: SimultaneousOpen::Unknown,
+        fresh: None,
         confidence: 50,
     };
     world.say(

@@ -38,6 +38,14 @@ impl Fnv {
         self.bytes(&number.to_be_bytes());
     }
 
+    fn counter(&mut self, counter: &Counter) {
+        let Counter { next, step, jitter, rate_centi, over_ms } = *counter;
+        self.bytes(&step.to_be_bytes());
+        for number in [u32::from(next), u32::from(jitter), rate_centi, u32::from(over_ms)] {
+            self.number(u64::from(number));
+        }
+    }
+
     fn prediction(&mut self, prediction: &Prediction) {
         match prediction.address {
             IpAddr::V4(address) => self.bytes(&address.octets()),
@@ -49,13 +57,9 @@ impl Fnv {
                 self.number(ports.len() as u64);
                 ports.iter().for_each(|&port| self.number(u64::from(port)));
             }
-            Model::Progression(Counter { next, step, jitter, rate_centi, over_ms }) => {
+            Model::Progression(counter) => {
                 self.bytes(&[1]);
-                self.number(u64::from(*next));
-                self.bytes(&step.to_be_bytes());
-                for number in [u32::from(*jitter), *rate_centi, u32::from(*over_ms)] {
-                    self.number(u64::from(number));
-                }
+                self.counter(counter);
             }
             Model::Band { low, high, size, meet } => {
                 self.bytes(&[2]);
@@ -86,6 +90,8 @@ impl Fnv {
             SimultaneousOpen::Unknown => 2,
         };
         self.bytes(&[mapping, filtering, unsolicited, simultaneous_open, prediction.confidence]);
+        self.bytes(&[u8::from(prediction.fresh.is_some())]);
+        prediction.fresh.iter().for_each(|counter| self.counter(counter));
     }
 }
 
@@ -101,6 +107,7 @@ mod tests {
             filtering: Filtering::Unknown,
             unsolicited: Unsolicited::Unknown,
             simultaneous_open: SimultaneousOpen::Unknown,
+            fresh: None,
             confidence: 99,
         }
     }

@@ -162,8 +162,18 @@ pub struct Prediction {
     pub unsolicited: Unsolicited,
     /// Whether a SYN gets in through a mapping whose own SYN is unanswered.
     pub simultaneous_open: SimultaneousOpen,
+    /// Beside [`Model::Fixed`], where only one server address was heard of: the counter that new mappings
+    /// came from. A punch port that was not probed gets its next port; and so does any, should the
+    /// mapping depend on the destination's address after all, which one address cannot tell.
+    pub fresh: Option<Counter>,
     /// How probable the model is, percent.
     pub confidence: u8,
+}
+
+impl Counter {
+    fn is_sound(&self) -> bool {
+        self.next != 0 && self.step != 0 && self.over_ms != 0
+    }
 }
 
 impl Prediction {
@@ -172,11 +182,11 @@ impl Prediction {
     pub fn is_sound(&self) -> bool {
         let model = match &self.model {
             Model::Fixed { ports } => ports.len() <= MAX_PORTS && ports.iter().any(|&port| port != 0),
-            Model::Progression(counter) => counter.next != 0 && counter.step != 0 && counter.over_ms != 0,
+            Model::Progression(counter) => counter.is_sound(),
             Model::Band { low, high, size, meet } => *low != 0 && (low..=high).contains(&meet) && *size != 0,
             Model::Random => true,
         };
-        model && self.confidence <= 100
+        model && self.fresh.is_none_or(|counter| counter.is_sound()) && self.confidence <= 100
     }
 }
 

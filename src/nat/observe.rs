@@ -50,10 +50,12 @@ pub fn probe_batch(locals: u16, servers: &[SocketAddr]) -> Vec<Probe> {
 /// irregular step, and more of a block. Their numbers go on from those of [`probe_batch`] for the same
 /// `locals` and `servers`, whose answers are `observations`; [`super::predict`] takes both together.
 ///
-/// Empty where the first phase says all there is to say ([`Model::Fixed`]), or nothing.
+/// Empty where the first phase says all there is to say ([`Model::Fixed`], without
+/// [`Prediction::fresh`](super::Prediction::fresh)), or nothing.
 pub fn probe_more(observations: &[Observation], punch_ports: &[u16], servers: &[SocketAddr]) -> Vec<Probe> {
-    let moving = predict(observations, punch_ports).is_some_and(|p| !matches!(p.model, Model::Fixed { .. }));
-    if !moving {
+    let found = predict(observations, punch_ports);
+    let settled = found.is_none_or(|p| matches!(p.model, Model::Fixed { .. }) && p.fresh.is_none());
+    if settled {
         return Vec::new();
     }
     let locals = u16::try_from(punch_ports.len()).unwrap_or(u16::MAX);
@@ -70,11 +72,12 @@ pub fn probe_more(observations: &[Observation], punch_ports: &[u16], servers: &[
 /// Most probes of the second phase: the time that it takes is bounded, whatever the number of servers.
 const MORE: usize = 8;
 
-/// One more probe, for just before the instant: from a punch port that neither phase used, with the last
-/// number that a batch can have. Its answer goes to [`super::refresh`]. `None` with too few punch ports.
+/// One more probe, for just before the instant: from the last punch port, which neither phase used, with
+/// the last number that a batch can have. Its answer goes to [`super::refresh`]. `None` with too few punch
+/// ports.
 pub fn last_probe(locals: u16, servers: &[SocketAddr]) -> Option<Probe> {
-    let local = 2 * PROBED_LOCALS;
-    let &server = servers.first().filter(|_| local < locals)?;
+    let local = locals.checked_sub(1).filter(|&local| local >= 2 * PROBED_LOCALS)?;
+    let &server = servers.first()?;
     Some(Probe { number: MAX_BATCH - 1, local, server, after: Duration::ZERO })
 }
 
@@ -134,5 +137,7 @@ mod tests {
         assert_eq!(probe_batch(2, &servers(2)).len(), 4);
         assert!(probe_batch(0, &servers(2)).is_empty());
         assert!(probe_batch(4, &[]).is_empty());
+        assert_eq!(last_probe(8, &servers(2)), None);
+        assert_eq!(last_probe(16, &servers(2)).map(|p| p.local), Some(15));
     }
 }

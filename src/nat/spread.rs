@@ -15,7 +15,7 @@ const ALPHA: f64 = 1e-3;
 
 /// The narrowest range that a NAT without blocks is known to draw from: Linux's ephemeral ports,
 /// 32768 to 60999. A wider one makes the error rarer still.
-const SMALLEST_RANGE: u32 = 28_232;
+pub(super) const SMALLEST_RANGE: u32 = 28_232;
 
 /// The range of n draws is widened by one part in this many on either side. It then holds the next draw
 /// with 95 % for n = 8 instead of (n-1)/(n+1) = 78 %, and with 99.6 % for n = 16.
@@ -29,7 +29,7 @@ const SIZES: std::ops::RangeInclusive<u32> = 6..=13;
 
 /// Probability from which a block is held for recognised. A wrong one still overlaps most of the true one,
 /// while the bare range leaves a tenth of a block unused.
-const RECOGNISED: f64 = 0.6;
+const RECOGNISED: f64 = 0.7;
 
 /// The port to meet at is a multiple of the first of these, where one is free: bands measured anew in
 /// later rounds mostly agree on the same one then.

@@ -67,6 +67,7 @@ mod tests {
             filtering: Filtering::Unknown,
             unsolicited: Unsolicited::Unknown,
             simultaneous_open: SimultaneousOpen::Unknown,
+            fresh: None,
             confidence: 99,
         };
         describe(&prediction, punch_ports)

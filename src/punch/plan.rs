@@ -31,6 +31,7 @@ mod table;
 mod tests;
 
 use std::{
+    borrow::Cow,
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     time::Duration,
@@ -38,12 +39,15 @@ use std::{
 
 pub use self::success::expected_success;
 use super::Budget;
-use crate::nat::{Mapping, Model, Prediction, SimultaneousOpen, Unsolicited};
+use crate::nat::{Mapping, Model, PROBED_LOCALS, Prediction, SimultaneousOpen, Unsolicited};
 
 /// Punch ports to bind while nothing is known of either NAT. More than are probed
 /// ([`crate::nat::PROBED_LOCALS`]), because some NATs spoil the probed ones and a counter's side opens
 /// a handful; ports that a plan needs beyond these need no probe and can be bound when it is known.
 pub const FIRST_PORTS: u16 = 16;
+
+/// Index of the first punch port that no batch of probes uses.
+const FRESH: u16 = 2 * PROBED_LOCALS;
 
 /// Time to live of a SYN that is to open this side's NAT and die before the other's: past a home router
 /// and the few hops of a carrier, short of the other end (paths between networks take ten and more).
@@ -104,6 +108,13 @@ impl Plan {
         self.listen.last().map_or(0, |&highest| highest.saturating_add(1))
     }
 
+    /// The same from punch ports that no probe used.
+    fn from_fresh_ports(mut self) -> Self {
+        self.openings.iter_mut().for_each(|o| o.local = o.local.saturating_add(FRESH));
+        self.listen.iter_mut().for_each(|local| *local = local.saturating_add(FRESH));
+        self
+    }
+
     fn hopeless(why: &'static str) -> Self {
         Plan { openings: Vec::new(), listen: Vec::new(), redials: 0, verdict: Verdict::Hopeless(why) }
     }
@@ -147,21 +158,48 @@ pub fn plan(mine: &Prediction, theirs: &Prediction, terms: &Terms) -> Plan {
     if [mine, theirs].iter().all(|side| side.simultaneous_open == SimultaneousOpen::Blocked) {
         return Plan::hopeless("both firewalls drop the other side's SYN even when both open at once");
     }
-    let pair = Pair::new(mine, theirs, terms);
-    let plan = match (&mine.model, &theirs.model) {
-        (Model::Fixed { ports: my_ports }, Model::Fixed { ports }) => meet::plan(&pair, my_ports, ports),
+    let (guise, their_guise) = (guise(mine, theirs, terms.round), guise(theirs, mine, terms.round));
+    let pair = Pair::new(&guise, &their_guise, terms);
+    let plan = of_models(&pair, &guise, &their_guise);
+    if is_guise(mine, &guise) { plan.from_fresh_ports() } else { plan }.without_own_address(mine)
+}
+
+fn of_models(pair: &Pair, mine: &Prediction, theirs: &Prediction) -> Plan {
+    match (&mine.model, &theirs.model) {
+        (Model::Fixed { ports: my_ports }, Model::Fixed { ports }) => meet::plan(pair, my_ports, ports),
         (Model::Random, _) if !covers(theirs) => {
             Plan::hopeless("this side's NAT gives random ports and the other's does not keep them")
         }
         (_, Model::Random) if !covers(mine) => {
             Plan::hopeless("the other side's NAT gives random ports and this side's does not keep them")
         }
-        (Model::Fixed { ports }, moving) if covers(mine) => cover::from_one_port(&pair, ports, moving),
-        (moving, Model::Fixed { ports }) if covers(theirs) => cover::to_one_port(&pair, moving, ports),
+        (Model::Fixed { ports }, moving) if covers(mine) => cover::from_one_port(pair, ports, moving),
+        (moving, Model::Fixed { ports }) if covers(theirs) => cover::to_one_port(pair, moving, ports),
         (Model::Random, Model::Random) => Plan::hopeless("both NATs give random ports"),
-        (mine, theirs) => aim::plan(&pair, mine, theirs, pair.manners(None)),
-    };
-    plan.without_own_address(mine)
+        (mine, theirs) => aim::plan(pair, mine, theirs, pair.manners(None)),
+    }
+}
+
+/// What a side is taken for in a round. One whose fresh mappings are counted may be endpoint-independent,
+/// and then its fixed ports are good for everything; or its mapping depends on the destination's
+/// address, and then they are good for nothing. Fresh punch ports of both draw from the counter: where the
+/// other side can make do with a counter, that is what it is first.
+fn guise<'a>(side: &'a Prediction, other: &Prediction, round: u8) -> Cow<'a, Prediction> {
+    let (Model::Fixed { .. }, Some(counter)) = (&side.model, side.fresh) else { return Cow::Borrowed(side) };
+    let suits = matches!(other.model, Model::Fixed { .. } | Model::Progression(_));
+    let hopeless = matches!(other.model, Model::Random);
+    if hopeless || suits != round.is_multiple_of(2) {
+        return Cow::Borrowed(side);
+    }
+    Cow::Owned(Prediction {
+        model: Model::Progression(counter),
+        mapping: Mapping::AddressDependent,
+        ..side.clone()
+    })
+}
+
+fn is_guise(side: &Prediction, guise: &Prediction) -> bool {
+    side.model != guise.model
 }
 
 /// One local port shows one external port to many destinations, so that many can be opened to from it.

@@ -53,6 +53,7 @@ fn each_step_is_a_sentence_with_its_time() {
         filtering: Filtering::Unknown,
         unsolicited: Unsolicited::Unknown,
         simultaneous_open: SimultaneousOpen::Unknown,
+        fresh: None,
         confidence: 100,
     };
     let took = Duration::from_micros(41_200);

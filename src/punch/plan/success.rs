@@ -1,6 +1,6 @@
 //! What a plan is worth: for a person who asks (`doctor`), not for the plan itself.
 
-use super::{Pair, Terms, Verdict, aim, cover, covers, plan, shift::Shift};
+use super::{Pair, Terms, Verdict, aim, cover, covers, guise, plan, shift::Shift};
 use crate::nat::{Model, Prediction};
 
 /// The most that is promised: lost packets, clocks, and NATs that do something else now and then.
@@ -21,6 +21,7 @@ pub fn expected_success(mine: &Prediction, theirs: &Prediction, terms: &Terms) -
     if plan(mine, theirs, terms).verdict != Verdict::Try {
         return 0;
     }
+    let (mine, theirs) = (&guise(mine, theirs, terms.round), &guise(theirs, mine, terms.round));
     let pair = Pair::new(mine, theirs, terms);
     let chance = match (&mine.model, &theirs.model) {
         (Model::Fixed { .. }, Model::Fixed { .. }) => 1.0,

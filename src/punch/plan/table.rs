@@ -31,10 +31,11 @@ const fn kind(nat: fn(&mut Dice) -> Nat) -> Kind {
 
 fn fixed(dice: &mut Dice) -> Nat {
     let seed = dice.next();
-    match dice.below(3) {
+    match dice.below(4) {
         0 => Nat::preserving(seed),
         1 => Nat::offset(seed, 1 + dice.below(20_000) as u16),
-        _ => Nat::endpoint_independent(seed),
+        2 => Nat::endpoint_independent(seed),
+        _ => Nat::endpoint_independent_counter(seed, step(dice)),
     }
 }
 
@@ -63,6 +64,7 @@ const UP_TO_200: Kind = kind(|dice| {
 });
 const AT_200: Kind = kind(|dice| counter(dice, 200.0));
 const PARITY: Kind = Kind { one_parity: true, ..kind(|dice| Nat::parity(dice.next(), 20.0)) };
+const ADDRESS: Kind = kind(|dice| Nat::address_dependent_counter(dice.next(), step(dice), 20.0));
 const IRREGULAR: Kind = kind(irregular);
 const AT_20: Kind = kind(|dice| counter(dice, 20.0));
 const RESETS: Kind = Kind { resets: true, ..kind(|dice| counter(dice, 20.0)) };
@@ -98,6 +100,7 @@ impl Side {
             filtering: crate::nat::Filtering::Unknown,
             unsolicited: Unsolicited::Unknown,
             simultaneous_open: SimultaneousOpen::Unknown,
+            fresh: None,
             confidence: 0,
         };
         Side { nat, punch: Vec::new(), prediction, spent: 0, always_band: true }
@@ -272,6 +275,7 @@ fn fixed_and_anything_that_can_be_covered() {
     row("Progression at 200/s x Fixed", &AT_200, &FIXED, Effort::Normal, 98.0);
     row("Fixed x Progression, parity-keeping", &FIXED, &PARITY, Effort::Normal, 98.0);
     row("Fixed x irregular", &FIXED, &IRREGULAR, Effort::Normal, 98.0);
+    row("Fixed x address-dependent progression", &FIXED, &ADDRESS, Effort::Normal, 98.0);
     row("Fixed x Band 256", &FIXED, &BLOCK_256, Effort::Normal, 99.0);
     row("Fixed x Band 1024", &FIXED, &BLOCK_1024, Effort::Normal, 99.0);
     row("Fixed x Band 2048", &FIXED, &BLOCK_2048, Effort::Normal, 99.0);
@@ -284,6 +288,8 @@ fn progressions_among_themselves() {
     row("Progression x Progression, 50/s each", &AT_50, &AT_50, Effort::Normal, 98.0);
     row("Progression x Progression, 200/s each", &AT_200, &AT_200, Effort::Normal, 90.0);
     row("kept once x Progression, up to 50/s", &KEPT_ONCE, &UP_TO_50, Effort::Normal, 98.0);
+    row("address-dependent x Progression, up to 50/s", &ADDRESS, &UP_TO_50, Effort::Normal, 98.0);
+    row("address-dependent x the same", &ADDRESS, &ADDRESS, Effort::Normal, 98.0);
     row("parity x Progression", &PARITY, &UP_TO_50, Effort::Normal, 98.0);
     row("Progression that resets x the same", &RESETS, &RESETS, Effort::Normal, 90.0);
 }

@@ -18,6 +18,7 @@ fn prediction(host: u8, model: Model) -> Prediction {
         filtering: Filtering::Unknown,
         unsolicited: Unsolicited::Unknown,
         simultaneous_open: SimultaneousOpen::Unknown,
+        fresh: None,
         confidence: 90,
     }
 }
