@@ -27,10 +27,13 @@ use punchtunnel::{
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-pub use self::pipes::Pipes;
 use self::{
     moves::{Move, moves, smallest},
     wires::{INITIATOR, RESPONDER, Wires},
+};
+pub use self::{
+    pipes::Pipes,
+    wires::{epoch_keys, established},
 };
 use crate::memory;
 
@@ -351,7 +354,7 @@ fn play(seed: u64, moves: &[Move]) {
     // What costs more than the sequence itself is looked at now and then.
     match seed % 512 {
         _ if model.pipes.is_closed() => {}
-        0 | 64 | 192 | 320 | 448 if model.config.record > 5000 => model.open_all(),
+        0 | 64 | 192 | 320 | 448 if model.wires.capacity > model.config.record => model.open_all(),
         128 | 256 | 384 => model.rest(before),
         _ => {}
     }
@@ -390,7 +393,7 @@ fn check(seed: u64) {
 }
 
 /// A number out of the environment.
-fn setting(name: &str, usually: u64) -> u64 {
+pub fn setting(name: &str, usually: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(usually)
 }
 
