@@ -411,13 +411,13 @@ impl Round {
     }
 
     /// The instant is agreed: hands all openings to the driver. Full effort goes only towards `proved`,
-    /// the address that the peer's authentic datagrams come from. Returns how many openings there are.
+    /// the addresses that are known to be the peer's. Returns how many openings there are.
     pub(super) fn open(
         &mut self,
         at: Instant,
         plan: Plan,
         server: IpAddr,
-        proved: Option<IpAddr>,
+        proved: &[IpAddr],
         out: &mut Outbox,
     ) -> usize {
         self.at = Some(at);
@@ -437,7 +437,7 @@ impl Round {
             if !has_family || own.contains(&remote) || !budget::may_open_to(remote.ip(), server) {
                 continue;
             }
-            if proved != Some(remote.ip()) {
+            if !proved.contains(&remote.ip()) {
                 unproved += 1;
                 if unproved > Budget::UNPROVED.openings {
                     continue;
