@@ -168,7 +168,7 @@ impl Cell {
             if needs == Needs::Quiet {
                 set_precedence(0);
             }
-            if std::env::var_os("LAB_TELL").is_some() {
+            if std::env::var_os("PUNCHTUNNEL_LAB_TELL").is_some() {
                 eprintln!("{}", record.read());
             }
             let words = match ended {

@@ -5,6 +5,8 @@
 //! is written into another one. The NAT model decides on its headers; what it decides is copied into the
 //! real bytes.
 
+mod hardship;
+
 use std::{
     cmp::{Ordering, Reverse},
     collections::BinaryHeap,
@@ -12,6 +14,7 @@ use std::{
     time::Instant,
 };
 
+pub use self::hardship::Passage;
 use rand::{SeedableRng, rngs::StdRng};
 
 use crate::{
@@ -39,19 +42,6 @@ pub const INTERNET: SegmentId = SegmentId(0);
 /// A NAT of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NatId(usize);
-
-/// What gets through between a NAT and the segment outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Passage {
-    /// Everything.
-    Both,
-    /// What comes from outside.
-    OnlyIn,
-    /// What comes from inside.
-    OnlyOut,
-    /// Nothing: the cable is pulled.
-    Neither,
-}
 
 /// All of it.
 #[derive(Debug)]
@@ -176,32 +166,6 @@ impl Network {
     /// The TCP connections.
     pub fn flows(&mut self) -> &mut Flows {
         &mut self.flows
-    }
-
-    /// Says what gets through to a NAT from outside, and out of it: a cable that is pulled, and plugged in
-    /// again.
-    pub fn set_passage(&mut self, nat: NatId, passage: Passage) {
-        let port = &mut self.nats[nat.0];
-        (port.up.cut, port.down.cut) = match passage {
-            Passage::Both => (false, false),
-            Passage::OnlyIn => (true, false),
-            Passage::OnlyOut => (false, true),
-            Passage::Neither => (true, true),
-        };
-    }
-
-    /// A NAT forgets its mappings, as one that is switched off and on.
-    pub fn flush(&mut self, nat: NatId) {
-        self.nats[nat.0].nat.reboot(Instant::now());
-    }
-
-    /// A NAT gets another address from its provider.
-    pub fn renumber(&mut self, nat: NatId, public: IpAddr) {
-        let port = &mut self.nats[nat.0];
-        let outside = port.outside;
-        port.nat.renumber(Instant::now(), vec![public]);
-        self.segments[outside.0].routes.retain(|route| !matches!(route.hop, Hop::Nat(id) if id == nat));
-        self.add_route(outside, public, if public.is_ipv4() { 32 } else { 128 }, Hop::Nat(nat));
     }
 
     /// The devices, in the order in which [`Self::turn`] wants to know about them.
