@@ -330,6 +330,7 @@ mod tests {
             unsolicited: Unsolicited::Dropped,
             simultaneous_open: SimultaneousOpen::Unknown,
             confidence: 99,
+            fresh: None,
         };
         let [(_, fixed), (_, progression), _, (_, random)] = chances(&mine, Effort::Normal);
         assert!(fixed >= 90, "{fixed}");
