@@ -82,7 +82,14 @@ fn main() {
     let client = Role::Client { name: "myhost".into(), host_key: Some(trusted), invite: None };
     for (address, key, role, seed) in [(HOST, host_key, host, 2), (CLIENT, client_key, client, 3)] {
         let probe_servers = vec![addr(SERVER), addr("192.0.2.1:7863")];
-        let settings = Settings { key, servers: vec![addr(SERVER)], server_key: None, probe_servers, role };
+        let settings = Settings {
+            key,
+            servers: vec![addr(SERVER)],
+            server_key: None,
+            probe_servers,
+            role,
+            effort: punchtunnel::punch::Effort::default(),
+        };
         let endpoint = Endpoint::new(began, [seed; 32], settings);
         world
             .peers

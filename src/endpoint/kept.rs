@@ -2,8 +2,8 @@
 //!
 //! Where both NATs keep their ports, the predictions of the last round still hold: START can be said in
 //! the very moment in which a link is lost, before anything is bound or probed, and without the server.
-//! That is the *repeated* round, number 0 of its attempt. The round after it is prepared at the same time in
-//! the usual way, and takes over where the repeated one brings nothing.
+//! That is the *repeated* round, an attempt of its own. The next attempt is prepared at the same time in the
+//! usual way, and takes over where the repeated round brings nothing.
 //!
 //! Its instant differs from one side to the other: the responder opens when START is there, the initiator
 //! as soon as its SYNs, which take START's way, cannot overtake it. By the time they arrive the responder's
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     nat,
-    punch::{Budget, PLAN_VERSION},
+    punch::{Budget, PLAN_VERSION, Terms},
     wire::peer::{PeerMessage, RoundId, Start, StartRefusal},
 };
 
@@ -79,7 +79,8 @@ impl Peer {
         let mut id = self.next_attempt();
         self.repeat_due = self.kept.is_some();
         if self.repeat(now, id, env) {
-            id.round += 1;
+            // Not the second round, which would be planned for NATs with which the first one failed.
+            id = self.next_attempt();
         }
         self.attempt(now, id, env);
     }
@@ -95,12 +96,22 @@ impl Peer {
     fn repeat(&mut self, now: Instant, id: RoundId, env: &mut Env) -> bool {
         let Some((lead, (sample, after_us))) = self.line.instant(now) else { return false };
         let Some(Kept { round, .. }) = &mut self.kept else { return false };
-        let (Some(mine), Some(theirs)) = (&round.mine, &round.theirs) else { return false };
+        let (Some(mine), Some(theirs)) = (round.mine(), round.theirs()) else { return false };
         let digest = nat::digest(mine, theirs);
         round.turn(id);
-        let Ok(plan) = round.plan(true, Budget::FULL, Duration::ZERO) else { return false };
-        let budget = Budget::FULL.openings;
-        let start = Start { id, plan: PLAN_VERSION, budget, window_ms: 0, digest, after_us, sample };
+        let Ok(plan) = round.plan(&Self::again(true, env.budget)) else { return false };
+        let budget = env.budget.openings;
+        let start = Start {
+            id,
+            plan: PLAN_VERSION,
+            budget,
+            window_ms: 0,
+            digest,
+            after_us,
+            sample,
+            next: Vec::new(),
+            their_next: Vec::new(),
+        };
         if self.line.send(now, PeerMessage::Start(start)).is_err() {
             return false;
         }
@@ -126,9 +137,16 @@ impl Peer {
         // Only whether it is in time: the initiator's SYNs are right behind.
         Self::instant(&self.line, now, round, start)?;
         round.turn(start.id);
-        let plan = round.plan(false, Self::budget(start), Duration::ZERO).map_err(|_| StartRefusal::Plan)?;
+        let plan = round
+            .plan(&Self::again(false, env.budget.agreed(start.budget)))
+            .map_err(|_| StartRefusal::Plan)?;
         self.last = start.id;
         self.open(now, Agreed { id: start.id, at: now, plan }, env);
         Ok(())
+    }
+
+    /// A repetition is planned as a first round: where both sides are fixed, time does not matter.
+    fn again(initiator: bool, budget: Budget) -> Terms {
+        Terms { initiator, round: 0, budget, window: Duration::ZERO, spent: 0 }
     }
 }

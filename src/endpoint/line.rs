@@ -2,7 +2,8 @@
 //!
 //! From the handshake on there is a path through the server; the UDP hole makes it direct. Until the
 //! hole is known to be open every datagram takes both ways (the channel drops the copy); afterwards
-//! only the direct one. Pings that look for the hole, and all pongs, take one way each: a copy that
+//! only the direct one, as long as the other side uses it too: one that moved has only the server to say
+//! so, and is answered over both until it is heard directly again. Pings that look for the hole, and all pongs, take one way each: a copy that
 //! came first by the other way would hide that this one is open.
 
 use std::{
@@ -62,6 +63,8 @@ pub(super) struct Line {
     pongs: VecDeque<(Option<SocketAddr>, u32)>,
     /// A direct path was confirmed just now: where, and its round trip.
     confirmed: Option<(SocketAddr, Duration)>,
+    /// The direct path was open, but the other side was heard through the server last, or the link is lost.
+    detour: bool,
     /// The server has said where the other side is.
     introduced: bool,
     /// Pre-shared key of this line's link handshakes.
@@ -89,6 +92,7 @@ impl Line {
             relay_ping: None,
             pongs: VecDeque::new(),
             confirmed: None,
+            detour: false,
             introduced: false,
             link_psk,
             since: now,
@@ -118,8 +122,13 @@ impl Line {
     ) -> Result<Vec<PeerMessage>, ChannelError> {
         let received = self.channel.handle(now, counter, sealed)?;
         self.heard = now;
-        if let Some(from) = from {
-            self.hole.handle_authentic(now, from, received.newest);
+        match from {
+            Some(from) => self.hole.handle_authentic(now, from, received.newest),
+            None if received.newest => self.hole.suspect(now),
+            None => {}
+        }
+        if received.newest {
+            self.detour = from.is_none();
         }
         let mut rest = Vec::new();
         for message in received.messages {
@@ -193,7 +202,10 @@ impl Line {
         }
         let datagram = self.channel.poll_transmit(now)?;
         Some(match self.hole.direct() {
-            Some(direct) => Parcel { datagram, direct: vec![direct], relay: None },
+            Some(direct) => {
+                let relay = self.relation.filter(|_| self.detour);
+                Parcel { datagram, direct: vec![direct], relay }
+            }
             None => Parcel { datagram, direct: self.candidates.clone(), relay: self.relation },
         })
     }
@@ -236,6 +248,13 @@ impl Line {
     /// Everything that must arrive has arrived.
     pub(super) fn is_idle(&self) -> bool {
         self.channel.is_idle()
+    }
+
+    /// What used to get through does not: the direct path is asked, and does not carry alone what is said
+    /// until it has answered.
+    pub(super) fn suspect(&mut self, now: Instant) {
+        self.hole.suspect(now);
+        self.detour = true;
     }
 
     /// The network changed: looks for the direct path anew.

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::{
+    punch::schedule::ROUND,
     rendezvous::{Limits, Server, Source},
     secure::{EstablishedLink, Psk, PublicKey},
     wire::{probe::ProbeAnswer, server::Decline},
@@ -37,7 +38,7 @@ pub(super) struct World {
     pub(super) queue: BTreeMap<(Instant, u64), Happening>,
     pub(super) next: u64,
     /// Openings that wait for their counterpart.
-    pub(super) dialled: Vec<(SocketAddr, SocketAddr, usize, PortsId, u32)>,
+    pub(super) dialled: Vec<(SocketAddr, SocketAddr, usize, PortsId, u32, Instant)>,
     pub(super) listening: BTreeMap<SocketAddr, (usize, PortsId)>,
     pub(super) conns: BTreeMap<(usize, ConnId), (usize, ConnId)>,
     pub(super) events: Vec<(usize, Duration, Event)>,
@@ -115,6 +116,7 @@ impl World {
                 "203.0.113.1:7863".parse().expect("address"),
             ],
             role,
+            effort: crate::punch::Effort::default(),
         };
         self.endpoints[who] = Some(Endpoint::new(self.now, seed, settings));
         self.drain(who);
@@ -178,7 +180,7 @@ impl World {
             Output::Transmit { path: Path::Tcp(_), .. } => {}
             Output::Admit { ask, .. } => self.tell(who, Input::Admit { ask, verdict: self.verdict.clone() }),
             Output::Bind { ports, count } => {
-                assert!(self.bound.insert((who, ports)));
+                self.bound.insert((who, ports));
                 assert!(self.bound.len() < 64, "punch ports are not released");
                 let v4 = (0..count).map(|i| 20_000 + (ports.0 as u16) * 64 + i).collect();
                 self.tell(who, Input::Bound { ports, v4, v6: Vec::new(), lan: Vec::new() });
@@ -236,13 +238,14 @@ impl World {
                 if !self.tcp {
                     return;
                 }
-                // An earlier try of the same connection has long been given up by its kernel.
-                self.dialled.retain(|d| (d.0, d.1) != (local, remote));
+                // An earlier try has long been given up by its kernel.
+                let now = self.now;
+                self.dialled.retain(|d| (d.0, d.1) != (local, remote) && d.5 + ROUND > now);
                 let other = self.dialled.iter().position(|d| d.0 == remote && d.1 == local);
                 let Some(other) = other else {
-                    return self.dialled.push((local, remote, who, ports, opening));
+                    return self.dialled.push((local, remote, who, ports, opening, now));
                 };
-                let (_, _, whom, their_ports, their_opening) = self.dialled.remove(other);
+                let (_, _, whom, their_ports, their_opening, _) = self.dialled.remove(other);
                 self.next += 2;
                 let (mine, theirs) = (ConnId(self.next), ConnId(self.next - 1));
                 self.conns.insert((who, mine), (whom, theirs));

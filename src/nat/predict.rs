@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Filtering, Mapping, Model, Observation, Prediction, fixed, observe, progression, spread};
+use super::{
+    Filtering, Mapping, Model, Observation, Prediction, SimultaneousOpen, Unsolicited, fixed, observe,
+    progression, spread,
+};
 
 /// What a model is held for.
 pub(super) struct Fit {
@@ -21,6 +24,9 @@ pub(super) struct Fit {
 /// Where the NAT shows several public addresses, the most frequent one is predicted, with the
 /// confidence that its share of the observations leaves.
 ///
+/// What was tested beside the ports (filtering, answers to unsolicited SYNs, simultaneous open) is
+/// unknown in the result: it is the caller's to fill in.
+///
 /// With a single server address, a mapping that depends on the destination's address alone cannot be
 /// told from an endpoint-independent one: that takes a second probe server.
 pub fn predict(observations: &[Observation], punch_ports: &[u16]) -> Option<Prediction> {
@@ -31,7 +37,15 @@ pub fn predict(observations: &[Observation], punch_ports: &[u16]) -> Option<Pred
     });
     let share = seen.len() * 100 / observations.len().max(1);
     let confidence = u8::try_from(usize::from(confidence) * share / 100).unwrap_or(0);
-    Some(Prediction { address, model, mapping, filtering: Filtering::Unknown, confidence })
+    Some(Prediction {
+        address,
+        model,
+        mapping,
+        filtering: Filtering::Unknown,
+        unsolicited: Unsolicited::Unknown,
+        simultaneous_open: SimultaneousOpen::Unknown,
+        confidence,
+    })
 }
 
 /// The observations that drew a new port each: all of them, unless the ports depend on the
@@ -51,5 +65,7 @@ fn draws(seen: &[Observation]) -> (Mapping, Vec<Observation>) {
     }
     let mut draws: Vec<_> = firsts.into_values().collect();
     draws.sort_by_key(|o| o.number);
+    // Those that drew nothing are no gaps in the numbers.
+    draws.iter_mut().zip(0..).for_each(|(draw, number)| draw.number = number);
     (Mapping::AddressDependent, draws)
 }

@@ -74,7 +74,14 @@ impl Common {
                 .collect();
             probe_servers.dedup();
         }
-        Ok(Settings { key, servers, server_key, probe_servers, role })
+        Ok(Settings {
+            key,
+            servers,
+            server_key,
+            probe_servers,
+            role,
+            effort: crate::punch::Effort::default(),
+        })
     }
 }
 

@@ -274,6 +274,14 @@ impl Client {
         self.ping(now);
     }
 
+    /// Something else failed that may be this machine's own doing, as a link does when a router gets
+    /// another address: asks the server at once, which sees where the question comes from.
+    pub fn suspect(&mut self, now: Instant) {
+        if self.line.as_ref().is_some_and(|line| line.unanswered == 0) {
+            self.ping(now);
+        }
+    }
+
     /// The next datagram to send.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<(Path, Vec<u8>)> {
         self.out.pop_front().or_else(|| {

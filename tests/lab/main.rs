@@ -9,12 +9,14 @@ mod absent;
 mod error;
 mod flows;
 mod ground;
+mod kills;
 mod link;
 mod namespace;
 #[path = "../nat_model/mod.rs"]
 mod nat_model;
 mod network;
 mod opens;
+mod ordeal;
 mod packet;
 mod parties;
 mod process;
@@ -104,6 +106,8 @@ fn cells() -> Vec<Cell> {
     cells.extend(tunnels::cells());
     cells.extend(timing::cells());
     cells.extend(recovery::cells());
+    cells.extend(kills::cells());
+    cells.extend(ordeal::cells());
     cells.extend(ssh::cells());
     cells.extend(absent::cells());
     cells

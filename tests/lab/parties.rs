@@ -8,11 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::{
     error::{Result, failed},
-    process::{Process, Record, run},
+    process::{PATIENCE, Process, Record, run},
     service::{connect, greeted},
     world::Host,
 };
@@ -98,7 +99,7 @@ pub fn rendezvous(address: IpAddr) -> String {
 /// `connect`.
 #[derive(Debug)]
 pub struct Parties<'a> {
-    _vps: Party<'a>,
+    vps: Party<'a>,
     /// The machine that exposes.
     pub home: Party<'a>,
     /// The machine that connects.
@@ -107,7 +108,7 @@ pub struct Parties<'a> {
     pub server_address: String,
     /// The host's public key.
     pub host_key: String,
-    _server: Process,
+    server: Option<Process>,
     /// `punchtunnel expose`.
     pub expose: Process,
 }
@@ -137,7 +138,22 @@ impl<'a> Parties<'a> {
             &client_key,
         ])?;
         expose.line("registered as")?;
-        Ok(Self { _vps: vps, home, laptop, server_address, host_key, _server: server, expose })
+        Ok(Self { vps, home, laptop, server_address, host_key, server: Some(server), expose })
+    }
+
+    /// Kills the server as a power failure does.
+    pub fn stop_server(&mut self) -> Result<()> {
+        let Some(mut server) = self.server.take() else { return Ok(()) };
+        server.signal(Signal::KILL)?;
+        // Ended by a signal, which is no exit code.
+        let _ = server.end(PATIENCE);
+        Ok(())
+    }
+
+    /// Starts it again.
+    pub fn start_server(&mut self) -> Result<()> {
+        self.server = Some(serve(&self.vps)?);
+        Ok(())
     }
 
     /// Starts `connect`.

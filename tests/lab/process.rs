@@ -5,7 +5,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -197,8 +197,50 @@ impl Process {
         }
     }
 
+    /// Its standard input and output. The input's end is no longer waited for.
+    pub fn pipes(&mut self) -> Result<(ChildStdin, ChildStdout)> {
+        let (stdin, stdout) = (self.child.stdin.take(), self.child.stdout.take());
+        Ok((stdin.ok_or("no standard input")?, stdout.ok_or("no standard output")?))
+    }
+
+    /// What it holds now, as /proc tells.
+    pub fn usage(&self) -> Result<Usage> {
+        let path = format!("/proc/{}", self.child.id());
+        let status = std::fs::read_to_string(format!("{path}/status"))?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+                .ok_or_else(|| failed("/proc", format!("has no {name}")))
+        };
+        Ok(Usage {
+            memory_kb: field("VmRSS:")?,
+            threads: field("Threads:")?,
+            descriptors: std::fs::read_dir(format!("{path}/fd"))?.count() as u64,
+        })
+    }
+
     fn pid(&self) -> Result<Pid> {
         Pid::from_raw(self.child.id() as i32).ok_or_else(|| Failure::from("a process without a number"))
+    }
+}
+
+/// What a program holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Resident memory in KiB.
+    pub memory_kb: u64,
+    /// Threads.
+    pub threads: u64,
+    /// Open file descriptors.
+    pub descriptors: u64,
+}
+
+impl Usage {
+    /// It holds no more than before, but for some KiB of memory.
+    pub fn is_back_at(&self, before: &Usage, slack_kb: u64) -> bool {
+        self.memory_kb <= before.memory_kb + slack_kb
+            && self.threads <= before.threads
+            && self.descriptors <= before.descriptors
     }
 }
 

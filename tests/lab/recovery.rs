@@ -22,8 +22,8 @@ const RUNS: usize = 3;
 /// What the machine itself may take, beyond round trips.
 const OVERHEAD: Duration = Duration::from_millis(150);
 
-/// The silence after which a link is dead.
-const SILENCE: Duration = Duration::from_secs(2);
+/// The silence after which a link is dead, unless its round trip asks for more patience.
+const LEAST_SILENCE: Duration = Duration::from_secs(2);
 
 /// Time between two messages of the service.
 const TICK: Duration = Duration::from_millis(2);
@@ -45,7 +45,7 @@ impl Death {
     fn allowed(self) -> (u32, Duration) {
         match self {
             Death::Reset => (3, OVERHEAD),
-            Death::Silence => (3, OVERHEAD + SILENCE),
+            Death::Silence => (3, OVERHEAD),
             Death::Move => (8, OVERHEAD),
         }
     }
@@ -105,14 +105,28 @@ fn recovers(record: &Record, death: Death, ms: u64) -> Result<()> {
         note(format!("first new byte after {} ms", took.as_millis()));
         times.push(took);
     }
-    judge(death, ms, &mut times)
+    let (trips, beside) = death.allowed();
+    let mut allowed = round_trip * trips + beside;
+    if death == Death::Silence {
+        allowed += silence(record).max(LEAST_SILENCE);
+    }
+    judge(death, ms, &mut times, allowed)
 }
 
-fn judge(death: Death, ms: u64, times: &mut [Duration]) -> Result<()> {
+/// The median of the silences after which a link was given up, which follow the round trip and its history.
+fn silence(record: &Record) -> Duration {
+    let text = record.read();
+    let words = text.lines().filter_map(|line| line.split_once("nothing came for ")?.1.split_once('s'));
+    let mut seconds: Vec<f64> = words.filter_map(|(number, _)| number.parse().ok()).collect();
+    seconds.sort_by(f64::total_cmp);
+    // They are told in tenths.
+    let told = seconds.get(seconds.len() / 2).map_or(LEAST_SILENCE, |s| Duration::from_secs_f64(*s));
+    told + Duration::from_millis(50)
+}
+
+fn judge(death: Death, ms: u64, times: &mut [Duration], allowed: Duration) -> Result<()> {
     times.sort();
     let median = times[times.len() / 2];
-    let (trips, beside) = death.allowed();
-    let allowed = Duration::from_millis(ms) * trips + beside;
     let in_ms: Vec<_> = times.iter().map(Duration::as_millis).collect();
     let figures = format!(
         "first new byte after {death:?} at {ms} ms round trip: {} ms, median of {in_ms:?}; allowed {} ms",

@@ -30,17 +30,17 @@ pub fn cells() -> Vec<Cell> {
 }
 
 /// An ssh server with keys and configuration of its own, and a client that it lets in.
-struct Ssh {
+pub struct Ssh {
     server: Process,
     /// What every client is told.
     options: Vec<String>,
 }
 
 /// The port of the ssh server on the loopback of its host.
-const SSH_PORT: u16 = 22;
+pub const SSH_PORT: u16 = 22;
 
 impl Ssh {
-    fn start(record: &Record, host: &Host, home: &Party<'_>, laptop: &Party<'_>) -> Result<Self> {
+    pub fn start(record: &Record, host: &Host, home: &Party<'_>, laptop: &Party<'_>) -> Result<Self> {
         let path =
             |party: &Party<'_>, name: &str| party.directory().join(name).to_string_lossy().into_owned();
         let (host_key, config) = (path(home, "host_key"), path(home, "sshd_config"));
@@ -85,7 +85,7 @@ impl Ssh {
     }
 
     /// An ssh or scp on the client's machine.
-    fn client(&self, laptop: &Party<'_>, program: &str) -> Command {
+    pub fn client(&self, laptop: &Party<'_>, program: &str) -> Command {
         let mut command = Command::new(program);
         laptop.environment(&mut command);
         command.args(&self.options);

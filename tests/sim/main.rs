@@ -2,6 +2,7 @@
 #![allow(unreachable_pub, missing_docs, reason = "a test program has no interface")]
 
 mod exchange;
+mod figures;
 mod memory;
 mod model;
 #[path = "../nat_model/mod.rs"]

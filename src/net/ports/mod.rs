@@ -57,6 +57,7 @@ pub(crate) struct PunchPorts {
 }
 
 /// One set. Dropping it closes all its sockets.
+#[derive(Default)]
 struct PortSet {
     holders_v4: Vec<Holder>,
     holders_v6: Vec<Holder>,
@@ -97,27 +98,30 @@ impl PunchPorts {
         })
     }
 
-    /// Binds a set; the answer for the endpoint.
+    /// Binds a set, or more ports into it; the answer for the endpoint.
     pub(crate) fn bind(&mut self, ports: PortsId, count: u16) -> Input {
-        let hold_if = |family: Family| -> io::Result<Vec<Holder>> {
+        let held = self.sets.get(&ports).map_or((0, 0), |set| (set.holders_v4.len(), set.holders_v6.len()));
+        let hold_if = |family: Family, held: usize| -> io::Result<Vec<Holder>> {
             let wanted = self.servers.iter().any(|server| Family::of(server) == family);
-            (0..if wanted { count } else { 0 }).map(|_| Holder::new(family)).collect()
+            let more = if wanted { usize::from(count).saturating_sub(held) } else { 0 };
+            (0..more).map(|_| Holder::new(family)).collect()
         };
-        let (holders_v4, holders_v6) = match (hold_if(Family::V4), hold_if(Family::V6)) {
+        let (v4, v6) = match (hold_if(Family::V4, held.0), hold_if(Family::V6, held.1)) {
             (Err(error), _) | (_, Err(error)) => {
                 return Input::BindFailed { ports, why: error.to_string() };
             }
             (Ok(v4), Ok(v6)) => (v4, v6),
         };
+        let set = self.sets.entry(ports).or_default();
+        set.holders_v4.extend(v4);
+        set.holders_v6.extend(v6);
         let numbers = |holders: &[Holder]| holders.iter().map(|holder| holder.port).collect();
-        let bound = Input::Bound {
+        Input::Bound {
             ports,
-            v4: numbers(&holders_v4),
-            v6: numbers(&holders_v6),
+            v4: numbers(&set.holders_v4),
+            v6: numbers(&set.holders_v6),
             lan: lan::addresses(&self.servers),
-        };
-        self.sets.insert(ports, PortSet { holders_v4, holders_v6, tasks: JoinSet::new(), connections: 0 });
-        bound
+        }
     }
 
     /// Sends the SYN of a probe; the rest happens by itself.

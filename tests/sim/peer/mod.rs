@@ -186,7 +186,10 @@ impl Peer {
                 self.tell(io, Input::Admit { ask, verdict });
             }
             Output::Bind { ports, count } => {
-                let bound: Vec<u16> = (0..count).map(|_| self.port()).collect();
+                let mut bound = self.sets.remove(&ports).unwrap_or_default();
+                while bound.len() < usize::from(count) {
+                    bound.push(self.port());
+                }
                 self.sets.insert(ports, bound.clone());
                 let has = |v4: bool| io.addresses.iter().any(|ip| ip.is_ipv4() == v4);
                 let given = |v4: bool| if has(v4) { bound.clone() } else { Vec::new() };
