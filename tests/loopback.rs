@@ -594,3 +594,29 @@ fn a_server_that_has_stopped_lets_go_of_its_connections() {
         assert!(!matches!(stream.read(&mut [0]).await, Ok(1..)));
     });
 }
+
+#[test]
+fn the_status_counts_links_that_were_lost_and_says_for_how_long() {
+    run(async {
+        let port = service(echo).await;
+        let (_server, host, client) = trio(&[&port.to_string()]).await;
+        let mut events = client.events();
+        let _stream = client.open(None).await.unwrap();
+        let status = client.status();
+        let session = &status.sessions[0];
+        assert!(status.server.reached && session.link.up && session.link.why.is_none(), "{status:?}");
+        assert_eq!((session.repunches, session.last_outage, session.key), (0, None, host.public_key()));
+        assert!(client.kill_link());
+        // What is told of is counted already.
+        while !matches!(events.next().await, Some(Event::LinkLost { .. })) {}
+        assert_eq!(client.status().sessions[0].repunches, 1);
+        while !matches!(events.next().await, Some(Event::Endpoint(endpoint::Event::Connected { .. }))) {}
+        let status = client.status();
+        let session = &status.sessions[0];
+        assert!(session.link.up && session.last_outage == Some(session.longest_outage), "{session:?}");
+        assert_eq!((session.stats.links, session.stats.epoch.is_some(), session.stats.streams), (2, true, 1));
+        let monitor = client.monitor();
+        client.stop().await;
+        assert_eq!(monitor.status().sessions.len(), 0, "what is over is not kept");
+    });
+}

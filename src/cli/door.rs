@@ -8,7 +8,7 @@ use std::{
 use punchtunnel::{
     endpoint::PeerId,
     identity::{IdentityError, Name, Trust},
-    net::{Admission, Question, SessionStatus},
+    net::{Admission, Question},
     secure::{Psk, PublicKey},
     wire::{peer::Goodbye, server::Decline},
 };
@@ -65,24 +65,24 @@ impl Revocation {
     /// Of these sessions, those whose client is not authorised any more.
     ///
     /// A file that cannot be read or understood ends nobody's session: a typing error would end all.
-    pub(crate) fn look(&mut self, sessions: &[SessionStatus]) -> Vec<PeerId> {
+    pub(crate) fn look(&mut self, sessions: &[(PeerId, PublicKey)]) -> Vec<PeerId> {
         let stamp = self.stamp();
         if std::mem::replace(&mut self.stamp, stamp) != stamp {
             self.allowed.clear();
         }
-        self.allowed.retain(|peer| sessions.iter().any(|session| session.peer == *peer));
+        self.allowed.retain(|peer| sessions.iter().any(|(other, _)| other == peer));
         let mut revoked = Vec::new();
-        for session in sessions {
-            if self.allowed.contains(&session.peer) {
+        for (peer, key) in sessions {
+            if self.allowed.contains(peer) {
                 continue;
             }
-            match self.trust.is_authorised(&session.key) {
-                Ok(true) => drop(self.allowed.insert(session.peer)),
-                Ok(false) => revoked.push(session.peer),
+            match self.trust.is_authorised(key) {
+                Ok(true) => drop(self.allowed.insert(*peer)),
+                Ok(false) => revoked.push(*peer),
                 Err(error) => {
                     // Said once, and looked at again when the file changes.
                     tracing::error!(%error, "sessions go on, because a file cannot be used");
-                    self.allowed.extend(sessions.iter().map(|session| session.peer));
+                    self.allowed.extend(sessions.iter().map(|(peer, _)| *peer));
                 }
             }
         }
@@ -121,5 +121,35 @@ impl Admission for HostDoor {
                 Err(Goodbye::Unauthorised)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use punchtunnel::identity::Home;
+
+    use super::*;
+
+    const KEYS: [PublicKey; 3] = [PublicKey([9; 32]), PublicKey([10; 32]), PublicKey([11; 32])];
+
+    #[test]
+    fn a_client_is_out_when_its_line_is_gone_and_not_when_the_file_cannot_be_used() {
+        let directory = tempfile::tempdir().unwrap();
+        let trust = Trust::new(Home::at(directory.path()));
+        let file = trust.home().authorized_clients();
+        let [listed, allowed, stranger] = KEYS;
+        trust.authorise(&listed, "laptop").unwrap();
+        let sessions = [(PeerId(1), listed), (PeerId(2), allowed)];
+        let mut revocation = Revocation::new(trust.clone().allowing([allowed]));
+        assert_eq!(revocation.look(&sessions), []);
+        assert_eq!(revocation.look(&[(PeerId(3), stranger)]), [PeerId(3)], "let in a moment before");
+        std::fs::write(&file, "nonsense").unwrap();
+        assert_eq!(revocation.look(&sessions), []);
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(revocation.look(&sessions), [PeerId(1)]);
+        trust.authorise(&listed, "").unwrap();
+        assert_eq!(revocation.look(&sessions), []);
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(revocation.look(&sessions), [PeerId(1)]);
     }
 }

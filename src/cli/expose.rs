@@ -119,7 +119,8 @@ async fn revoke(settings: &Settings, host: &Host) {
     let mut looks = tokio::time::interval(Revocation::INTERVAL);
     loop {
         looks.tick().await;
-        for peer in revocation.look(&host.status().sessions) {
+        let sessions: Vec<_> = host.status().sessions.iter().map(|s| (s.peer, s.key)).collect();
+        for peer in revocation.look(&sessions) {
             host.end(peer, Goodbye::Unauthorised).await;
         }
     }

@@ -216,9 +216,11 @@ impl Ledger {
         let found: Vec<_> = found.collect();
         // A tunnel has its own lock: never both.
         drop(book);
-        let counted = found.into_iter().map(|(mut session, tunnel)| {
-            session.stats = tunnel.upgrade().map(|tunnel| tunnel.stats()).unwrap_or_default();
-            session
+        let counted = found.into_iter().filter_map(|(mut session, tunnel)| {
+            // The end of a program ends its sessions without a word.
+            let tunnel = tunnel.upgrade().filter(|tunnel| tunnel.ended().is_none())?;
+            session.stats = tunnel.stats();
+            Some(session)
         });
         Status { server, nats, sessions: counted.collect() }
     }
