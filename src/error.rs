@@ -182,6 +182,19 @@ pub enum ConfigError {
         /// The command that lists that file.
         command: &'static str,
     },
+    /// `status` where there is nothing to ask.
+    #[error(
+        "nothing runs {}(its state would be in {}): start \"punchtunnel expose\" or \"punchtunnel connect\", or name the \
+         directory that it uses with PUNCHTUNNEL_HOME",
+        name.as_ref().map(|name| format!("for \"{name}\" ")).unwrap_or_default(),
+        home.display()
+    )]
+    NothingRuns {
+        /// What was asked for; `None` for anything.
+        name: Option<Name>,
+        /// Where running programs are looked for.
+        home: PathBuf,
+    },
     /// Standard input or output fails.
     #[error("{0}")]
     Stdio(String),
@@ -305,6 +318,18 @@ pub enum NetworkError {
         /// Why, in words.
         why: String,
     },
+    /// There was no link for as long as the client has patience.
+    #[error(
+        "there was no connection to \"{name}\" for {} (--give-up-after), so it is given up: check that this computer is \
+         online, and that \"punchtunnel expose\" runs there",
+        seconds(*after)
+    )]
+    GivenUp {
+        /// The host.
+        name: Name,
+        /// For how long.
+        after: Duration,
+    },
     /// The system refused a socket operation.
     #[error("cannot {operation}: {source}")]
     Socket {
@@ -413,6 +438,7 @@ pub fn goodbye(why: Goodbye) -> &'static str {
         Goodbye::Stopped => "it was stopped there",
         Goodbye::Unauthorised => "this computer's key is not authorised there any more; ask for a new invite",
         Goodbye::Unknown => "it was started anew; connect again",
+        Goodbye::Expired => "there was no connection for longer than it is kept (--linger)",
     }
 }
 

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt::Debug, net::SocketAddr};
 use data_encoding::HEXLOWER;
 use punchtunnel::{
     channel::Body,
-    nat::{Filtering, Mapping, Model, Prediction},
+    nat::{Counter, Filtering, Mapping, Model, Prediction, SimultaneousOpen, Unsolicited},
     wire::{
         self, Blob, MAX_DATAGRAM,
         packet::{COOKIE, DATA_HEADER, Packet, Refusal},
@@ -79,12 +79,17 @@ fn blob(length: usize) -> Blob {
     Blob(vec![0xbb; length])
 }
 
+const COUNTER: Counter = Counter { next: 40_000, step: -2, jitter: 3, rate_centi: 12_345, over_ms: 290 };
+
 fn prediction(model: Model) -> Prediction {
     Prediction {
         address: v4().ip(),
         model,
         mapping: Mapping::EndpointIndependent,
         filtering: Filtering::AddressAndPortDependent,
+        unsolicited: Unsolicited::Prohibited,
+        simultaneous_open: SimultaneousOpen::Blocked,
+        fresh: None,
         confidence: 97,
     }
 }
@@ -134,8 +139,8 @@ fn probes(vectors: &mut Vectors) {
 fn nat(vectors: &mut Vectors) {
     for model in [
         Model::Fixed { ports: vec![40_000, 7] },
-        Model::Progression { next: 40_000, step: -2, rate_centi: 12_345 },
-        Model::Band { low: 1024, high: 2047 },
+        Model::Progression(COUNTER),
+        Model::Band { low: 1024, high: 2047, size: 1024, meet: 1536 },
         Model::Random,
     ] {
         let name = match model {
@@ -146,6 +151,8 @@ fn nat(vectors: &mut Vectors) {
         };
         vectors.body(&format!("prediction {name}"), prediction(model));
     }
+    let fresh = Prediction { fresh: Some(COUNTER), ..prediction(Model::Fixed { ports: vec![40_000] }) };
+    vectors.body("prediction Fixed, fresh ones counted", fresh);
     for mapping in [Mapping::EndpointIndependent, Mapping::AddressDependent, Mapping::AddressAndPortDependent]
     {
         vectors.body(&format!("mapping {mapping:?}"), mapping);
@@ -157,6 +164,12 @@ fn nat(vectors: &mut Vectors) {
         Filtering::Unknown,
     ] {
         vectors.body(&format!("filtering {filtering:?}"), filtering);
+    }
+    for answer in [Unsolicited::Dropped, Unsolicited::Reset, Unsolicited::Prohibited, Unsolicited::Unknown] {
+        vectors.body(&format!("unsolicited {answer:?}"), answer);
+    }
+    for open in [SimultaneousOpen::Works, SimultaneousOpen::Blocked, SimultaneousOpen::Unknown] {
+        vectors.body(&format!("simultaneous open {open:?}"), open);
     }
 }
 
@@ -263,6 +276,8 @@ fn peer(vectors: &mut Vectors) {
         digest: 0x1112_1314_1516_1718,
         after_us: 400_000,
         sample: 5,
+        next: vec![40_000],
+        their_next: vec![0],
     };
     for message in [
         PeerMessage::Ping { sample: 5 },
@@ -272,7 +287,10 @@ fn peer(vectors: &mut Vectors) {
             id: ROUND,
             predictions: vec![prediction(Model::Fixed { ports: vec![40_000] })],
             lan: vec!["10.0.0.7:40000".parse().unwrap()],
+            age_ms: 240,
+            budget: 1024,
         },
+        PeerMessage::Refreshed { id: ROUND, next: vec![40_003] },
         PeerMessage::Start(start),
         PeerMessage::Started { id: ROUND },
         PeerMessage::NotStarted { id: ROUND, why: StartRefusal::Late },
@@ -284,6 +302,7 @@ fn peer(vectors: &mut Vectors) {
             PeerMessage::Pong { .. } => "Pong",
             PeerMessage::Prepare { .. } => "Prepare",
             PeerMessage::Predicted { .. } => "Predicted",
+            PeerMessage::Refreshed { .. } => "Refreshed",
             PeerMessage::Start(_) => "Start",
             PeerMessage::Started { .. } => "Started",
             PeerMessage::NotStarted { .. } => "NotStarted",
@@ -292,10 +311,16 @@ fn peer(vectors: &mut Vectors) {
         };
         vectors.body(&format!("peer {name}"), message);
     }
-    for why in [StartRefusal::Digest, StartRefusal::Late, StartRefusal::Plan, StartRefusal::Busy] {
+    for why in [
+        StartRefusal::Digest,
+        StartRefusal::Late,
+        StartRefusal::Plan,
+        StartRefusal::Busy,
+        StartRefusal::Spent,
+    ] {
         vectors.body(&format!("start refusal {why:?}"), why);
     }
-    for why in [Goodbye::Stopped, Goodbye::Unauthorised, Goodbye::Unknown] {
+    for why in [Goodbye::Stopped, Goodbye::Unauthorised, Goodbye::Unknown, Goodbye::Expired] {
         vectors.body(&format!("goodbye {why:?}"), why);
     }
     vectors.body(
@@ -359,6 +384,15 @@ fn largest_prediction() -> Prediction {
         model: Model::Fixed { ports: vec![u16::MAX; punchtunnel::nat::MAX_PORTS] },
         mapping: Mapping::AddressAndPortDependent,
         filtering: Filtering::AddressAndPortDependent,
+        unsolicited: Unsolicited::Prohibited,
+        simultaneous_open: SimultaneousOpen::Blocked,
+        fresh: Some(Counter {
+            next: u16::MAX,
+            step: i16::MIN,
+            jitter: u16::MAX,
+            rate_centi: u32::MAX,
+            over_ms: u16::MAX,
+        }),
         confidence: u8::MAX,
     }
 }
@@ -375,6 +409,8 @@ fn the_largest_of_every_message_fits_where_it_travels() {
         id: RoundId { attempt: u32::MAX, round: u8::MAX },
         predictions: vec![largest_prediction(); MAX_PREDICTIONS],
         lan: vec![address; MAX_LAN],
+        age_ms: u16::MAX,
+        budget: u16::MAX,
     };
     assert!(wire::encode(&predicted).len() <= room(MAX_PEER_DATAGRAM));
 

@@ -13,7 +13,7 @@ use punchtunnel::{
     secure::PublicKey,
 };
 
-use super::settings::{Rendezvous, Span};
+use super::settings::{Ports, Rendezvous, Span, Spend};
 
 /// Reach a TCP service behind a NAT from behind another NAT, over one direct, encrypted TCP connection.
 #[derive(Debug, Parser)]
@@ -84,8 +84,14 @@ pub(crate) enum Command {
     Clients(ClientsArgs),
     /// Show or change which hosts are trusted
     Hosts(HostsArgs),
+    /// Examine this computer's NAT, and with a NAME the way to that host: exit code 0 where direct
+    /// connections are possible
+    Doctor(DoctorArgs),
     /// Print this computer's public key
     Key,
+    /// Show how it stands with what runs on this computer
+    #[cfg(unix)]
+    Status(StatusArgs),
     /// Try everything on this computer alone: a server, a host and a client
     Demo(DemoArgs),
 }
@@ -99,12 +105,22 @@ pub(crate) struct ServerArgs {
     /// Where TCP probes go, instead of to the rendezvous server [default: its ports 7862 and 7863]
     #[arg(long, env = "PUNCHTUNNEL_PROBE_SERVER", value_name = "HOST:PORT", value_delimiter = ',')]
     pub(crate) probe_server: Vec<ServerName>,
+    /// Hold a connection for dead after so much silence [default: by its round trip, at least 2s]
+    #[arg(long, env = "PUNCHTUNNEL_DEAD_AFTER", value_name = "TIME")]
+    pub(crate) dead_after: Option<Span>,
     /// How long a session lives on without a connection [default: 24h]
     #[arg(long, env = "PUNCHTUNNEL_LINGER", value_name = "TIME")]
     pub(crate) linger: Option<Span>,
     /// The local UDP port [default: any]
     #[arg(long, env = "PUNCHTUNNEL_UDP_PORT", value_name = "PORT")]
     pub(crate) udp_port: Option<u16>,
+    /// The local TCP ports to punch from, for a firewall that lets only those through; 32 are plenty
+    /// [default: any]
+    #[arg(long, env = "PUNCHTUNNEL_PUNCH_PORT", value_name = "PORT[-PORT]")]
+    pub(crate) punch_port: Option<Ports>,
+    /// How much an attempt may cost, in sockets and packets: low, normal or high [default: normal]
+    #[arg(long, env = "PUNCHTUNNEL_PUNCH_EFFORT", value_name = "EFFORT")]
+    pub(crate) punch_effort: Option<Spend>,
 }
 
 /// `rendezvous`
@@ -170,6 +186,25 @@ pub(crate) struct ConnectArgs {
     /// How long to wait for a host that is not there, or "forever" [default: 5m]
     #[arg(long, env = "PUNCHTUNNEL_WAIT", value_name = "TIME")]
     pub(crate) wait: Option<Span>,
+    /// Give up when there has been no connection for so long [default: forever]
+    #[arg(long, env = "PUNCHTUNNEL_GIVE_UP_AFTER", value_name = "TIME")]
+    pub(crate) give_up_after: Option<Span>,
+    /// Servers.
+    #[command(flatten)]
+    pub(crate) servers: ServerArgs,
+}
+
+/// `doctor`
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// A host that lets this computer in: connects to it for a trial
+    pub(crate) name: Option<Name>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The host's key, where it is known from elsewhere
+    #[arg(long, env = "PUNCHTUNNEL_HOST_KEY", value_name = "KEY")]
+    pub(crate) host_key: Option<PublicKey>,
     /// Servers.
     #[command(flatten)]
     pub(crate) servers: ServerArgs,
@@ -230,6 +265,20 @@ pub(crate) enum HostsAction {
         /// Its name, or NAME@HOST:PORT for one server only
         name: String,
     },
+}
+
+/// `status`
+#[cfg(unix)]
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// The host's name, as in expose --as or connect; without it, all that run
+    pub(crate) name: Option<Name>,
+    /// Print one line of JSON (docs/STATUS.md has its fields)
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print again each second: in place on a terminal, else below what is there
+    #[arg(long)]
+    pub(crate) watch: bool,
 }
 
 /// `demo`

@@ -10,15 +10,20 @@ use punchtunnel::{
     ConfigError, Error, NetworkError, PeerError, endpoint,
     forward::LocalRule,
     identity::{Code, Entry, Name, Pinned, Trust},
-    net::{Client, Event, Events, LocalPort, carry_pipes},
+    net::{Client, Event, Events, LocalPort, Monitor, carry_pipes},
     secure::{PublicKey, StaticKey},
     wire::{peer::Goodbye, stream::ResetReason},
 };
 
 use super::{
     args::{ConnectArgs, Secret},
-    narrate::{Narrator, Side, Telling},
+    control::{Board, Control},
+    labels::Labels,
+    memory::{self, Attempt},
+    narrate::{Back, Narrator, Sessions, Side, Telling},
     output::Output,
+    patience::Patience,
+    report::Role,
     servers::Servers,
     settings::{Place, Span, usage},
     stop::{Hangup, LOOK_UP_AGAIN, Stop},
@@ -45,6 +50,8 @@ struct Settings {
     known: Option<Entry>,
     invite: Option<Code>,
     wait: Duration,
+    patience: Patience,
+    control: Control,
     /// There was a connection: the ports have been told, and whoever uses them relies on this program.
     was_connected: Cell<bool>,
 }
@@ -85,6 +92,7 @@ pub(crate) async fn run(args: ConnectArgs, place: &Place, output: &Output) -> Re
             Ended::HostStopped => settings.learn(place)?,
             Ended::Offline => tokio::select! {
                 () = tokio::time::sleep(LOOK_UP_AGAIN) => {}
+                after = settings.patience.over() => return Err(settings.given_up(after)),
                 () = stop.requested() => return Ok(()),
             },
         }
@@ -123,6 +131,11 @@ impl Settings {
         }
         let key = place.key()?;
         let stdio = args.stdio;
+        let give_up = place.one(args.give_up_after, "give-up-after")?.map(|Span(span)| span);
+        let patience = Patience::new(give_up.filter(|span| *span != Duration::MAX));
+        let labels = Labels::Host(name.clone());
+        let board = Board::new(Role::Connect, name.to_string(), servers.name().to_string(), labels);
+        let control = Control::open(&place.home, board).await;
         let was_connected = Cell::new(false);
         Ok(Settings {
             name,
@@ -136,6 +149,8 @@ impl Settings {
             known,
             invite,
             wait,
+            patience,
+            control,
             was_connected,
         })
     }
@@ -156,6 +171,8 @@ impl Settings {
             key: self.key.public(),
             side: Side::Client { known: self.known.clone().map(|entry| (entry, file)), named: self.named },
             server_pin: self.servers.pin(),
+            labels: Labels::Host(self.name.clone()),
+            sessions: Sessions::default(),
         }
     }
 }
@@ -194,15 +211,20 @@ async fn once(
     if let Some(code) = &settings.invite {
         builder = builder.invite(code.clone());
     }
-    if settings.wait != Duration::MAX {
-        builder = builder.wait(settings.wait);
-    }
+    builder = match settings.was_connected.get() {
+        // How long it tries to come back is --give-up-after.
+        true => builder.patience(Duration::MAX),
+        false if settings.wait == Duration::MAX => builder,
+        false => builder.wait(settings.wait),
+    };
     let builder = settings.servers.set_up(builder);
     let events = builder.events();
-    let builder = if settings.was_connected.get() { builder.patience(Duration::MAX) } else { builder };
+    settings.control.show(builder.monitor());
     output.live(&format!("asking {} for \"{}\"", settings.servers.name(), settings.name));
+    let monitor = builder.monitor();
     let started = tokio::select! {
         started = builder.start() => started,
+        after = settings.patience.over() => return Err(settings.given_up(after)),
         () = stop.requested() => return settings.stopped(),
     };
     let client = match started {
@@ -222,8 +244,9 @@ async fn once(
     let result = tokio::select! {
         // Events first: they know more than the error that follows them.
         biased;
-        ended = watch(settings, &client, events, ports, output) => ended,
+        ended = watch(settings, &client, (events, monitor), ports, output) => ended,
         carried = carrying => carried.map(|()| Ended::Done),
+        after = settings.patience.over() => Err(settings.given_up(after)),
         () = stop.requested() => settings.stopped(),
     };
     output.clear();
@@ -243,12 +266,13 @@ async fn once(
 async fn watch(
     settings: &Settings,
     client: &Client,
-    mut events: Events,
+    (mut events, monitor): (Events, Monitor),
     ports: &[LocalPort],
     output: &Output,
 ) -> Result<Ended, Error> {
-    let narrator = settings.narrator();
+    let mut narrator = settings.narrator();
     let (mut was_reached, mut is_linked) = (false, false);
+    let mut attempt = Attempt::default();
     loop {
         let event = tokio::select! {
             biased;
@@ -262,9 +286,12 @@ async fn watch(
                 settings.servers.remember(event, &settings.trust)?;
                 let is_silence = matches!(event, endpoint::Event::ServerSilent { .. });
                 was_reached |= matches!(event, endpoint::Event::ServerReached { .. });
-                is_linked |= matches!(event, endpoint::Event::Connected { .. });
+                if matches!(event, endpoint::Event::Connected { .. }) {
+                    is_linked = true;
+                    settings.patience.linked();
+                }
                 let was_connected = settings.was_connected.get();
-                match narrator.tell(event) {
+                match narrator.tell(event, Back::with(event, &monitor)) {
                     // The error is about to follow.
                     _ if is_silence && !was_reached => {}
                     _ if !was_connected && matches!(event, endpoint::Event::Hopeless { .. }) => {}
@@ -277,6 +304,8 @@ async fn watch(
                     }
                     Telling::Fatal(error) => return settings.judge(error, output),
                 }
+                attempt.take(event);
+                settings.learn_from(&attempt, event, output);
                 if matches!(event, endpoint::Event::Connected { .. }) && !settings.was_connected.replace(true)
                 {
                     for (port, rule) in ports.iter().zip(&settings.rules) {
@@ -291,6 +320,9 @@ async fn watch(
                 }
             }
             Event::SessionBegan { key, .. } => {
+                if let Some(text) = narrator.tell_session(&event) {
+                    output.line(&text);
+                }
                 let pinned = settings.trust.pin_host(&settings.name, settings.servers.name(), key)?;
                 if pinned == Pinned::New {
                     let file = settings.trust.home().known_hosts();
@@ -298,7 +330,10 @@ async fn watch(
                 }
             }
             other => {
-                is_linked &= !matches!(other, Event::LinkLost { .. } | Event::SessionEnded { .. });
+                if matches!(other, Event::LinkLost { .. } | Event::SessionEnded { .. }) {
+                    is_linked = false;
+                    settings.patience.lost();
+                }
                 if let Some(text) = narrator.tell_session(other) {
                     output.line(&text);
                 }
@@ -316,17 +351,45 @@ impl Settings {
         }
     }
 
+    fn given_up(&self, after: Duration) -> Error {
+        NetworkError::GivenUp { name: self.name.clone(), after }.into()
+    }
+
+    /// Tells what worked last, and writes down what works. It is a hint: without it all is the same.
+    fn learn_from(&self, attempt: &Attempt, event: &endpoint::Event, output: &Output) {
+        let (home, server) = (self.trust.home(), self.servers.name());
+        let result = match event {
+            endpoint::Event::NatFound { .. } => attempt.recall(home, &self.name, server).map(|last| {
+                if let Some(last) = last {
+                    output.live(&format!("last time, {}", memory::words(&last)));
+                }
+            }),
+            endpoint::Event::Connected { lan, .. } => attempt.remember(home, &self.name, server, *lan),
+            _ => Ok(()),
+        };
+        if let Err(error) = result {
+            tracing::warn!(%error, "what works cannot be remembered");
+        }
+    }
+
     /// Whether it is over, or goes on in another way.
     fn judge(&self, error: Error, output: &Output) -> Result<Ended, Error> {
+        self.patience.lost();
         match error {
             Error::Config(ConfigError::InviteRefused { .. }) if self.host_key.is_some() => {
                 Ok(Ended::WithoutInvite)
             }
-            Error::Peer(PeerError::Ended { why: Goodbye::Stopped, .. }) if self.stdio.is_none() => {
-                output.line(&format!(
-                    "\"{}\" was stopped: connections are reset, waiting for it to come back",
-                    self.name
-                ));
+            Error::Peer(PeerError::Ended { why: why @ (Goodbye::Stopped | Goodbye::Expired), .. })
+                if self.stdio.is_none() =>
+            {
+                let name = &self.name;
+                output.line(&match why {
+                    Goodbye::Expired => format!(
+                        "there was no connection to \"{name}\" for longer than --linger: connections are reset, \
+                         connecting again"
+                    ),
+                    _ => format!("\"{name}\" was stopped: connections are reset, waiting for it to come back"),
+                });
                 Ok(Ended::HostStopped)
             }
             error => Err(error),

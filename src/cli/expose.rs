@@ -1,29 +1,27 @@
 //! `punchtunnel expose`: services of this computer under a name.
 
-use std::collections::BTreeMap;
-
 use punchtunnel::{
     Error, NetworkError, endpoint,
     forward::Services,
     identity::{Name, Trust},
     net::{Event, Events, Host},
     secure::StaticKey,
+    wire::peer::Goodbye,
 };
 
 use super::{
     args::ExposeArgs,
-    door::HostDoor,
+    control::{Board, Control},
+    door::{HostDoor, Revocation},
     invite,
-    narrate::{Narrator, Side, Telling},
+    labels::Labels,
+    narrate::{Back, Narrator, Sessions, Side, Telling},
     output::{Output, answer},
+    report::Role,
     servers::Servers,
     settings::{Place, unix_now, usage},
     stop::{Hangup, LOOK_UP_AGAIN, Stop},
 };
-
-/// Letters of a client's key in front of what happens to its session: enough to tell clients apart. The
-/// whole key is in the line that begins the session.
-const SHOWN: usize = 8;
 
 /// What `expose` runs with.
 struct Settings {
@@ -48,7 +46,10 @@ pub(crate) async fn run(args: ExposeArgs, place: &Place, output: &Output) -> Res
             "nobody is let in yet: \"punchtunnel invite {name}\" makes a one-time code for a new client"
         ));
     }
-    serve(&settings, output, &mut stop).await
+    let labels = Labels::Clients(settings.trust.clone());
+    let (name, server) = (settings.name.to_string(), settings.servers.name().to_string());
+    let control = Control::open(&place.home, Board::new(Role::Expose, name, server, labels)).await;
+    serve(&settings, &control, output, &mut stop).await
 }
 
 impl Settings {
@@ -67,7 +68,12 @@ impl Settings {
     }
 }
 
-async fn serve(settings: &Settings, output: &Output, stop: &mut Stop) -> Result<(), Error> {
+async fn serve(
+    settings: &Settings,
+    control: &Control,
+    output: &Output,
+    stop: &mut Stop,
+) -> Result<(), Error> {
     let (host, events) = loop {
         let mut builder = Host::builder(settings.name.as_str())
             .key(settings.key.clone())
@@ -77,6 +83,7 @@ async fn serve(settings: &Settings, output: &Output, stop: &mut Stop) -> Result<
         }
         let builder = settings.servers.set_up(builder);
         let events = builder.events();
+        control.show(builder.monitor());
         let started = tokio::select! {
             started = builder.start() => started,
             () = stop.requested() => return Ok(()),
@@ -97,7 +104,8 @@ async fn serve(settings: &Settings, output: &Output, stop: &mut Stop) -> Result<
         output.line(&format!("exposing {service}"));
     }
     let result = tokio::select! {
-        result = watch(settings, events, output) => result,
+        result = watch(settings, &host, events, output) => result,
+        () = revoke(settings, &host) => Ok(()),
         () = stop.requested() => Ok(()),
     };
     output.clear();
@@ -105,31 +113,39 @@ async fn serve(settings: &Settings, output: &Output, stop: &mut Stop) -> Result<
     result
 }
 
-async fn watch(settings: &Settings, mut events: Events, output: &Output) -> Result<(), Error> {
-    let narrator = Narrator {
+/// Ends the sessions of clients that are not let in any more; never ends itself.
+async fn revoke(settings: &Settings, host: &Host) {
+    let mut revocation = Revocation::new(settings.trust.clone());
+    let mut looks = tokio::time::interval(Revocation::INTERVAL);
+    loop {
+        looks.tick().await;
+        for peer in revocation.look(&host.status().sessions) {
+            host.end(peer, Goodbye::Unauthorised).await;
+        }
+    }
+}
+
+async fn watch(settings: &Settings, host: &Host, mut events: Events, output: &Output) -> Result<(), Error> {
+    let monitor = host.monitor();
+    let mut narrator = Narrator {
         name: settings.name.clone(),
         server: settings.servers.name().clone(),
         key: settings.key.public(),
         side: Side::Host,
         server_pin: settings.servers.pin(),
+        labels: Labels::Clients(settings.trust.clone()),
+        sessions: Sessions::default(),
     };
     let mut was_registered = false;
-    let mut clients = BTreeMap::new();
     while let Some(event) = events.next().await {
-        if let Event::SessionBegan { peer, key, .. } = &event {
-            let key = key.to_string();
-            clients.insert(*peer, key.get(..SHOWN).unwrap_or(&key).to_owned());
-        }
-        let session = Narrator::session_of(&event);
-        let who = session.and_then(|peer| clients.get(&peer).map(|key| format!("client {key}: ")));
-        let who = who.unwrap_or_default();
+        let whose = narrator.whose(&event);
         match &event {
             Event::Endpoint(event) => {
                 settings.servers.remember(event, &settings.trust)?;
                 was_registered |= *event == endpoint::Event::Registered;
-                match narrator.tell(event) {
-                    Telling::Line(text) => output.line(&format!("{who}{text}")),
-                    Telling::Live(text) => output.live(&format!("{who}{text}")),
+                match narrator.tell(event, Back::with(event, &monitor)) {
+                    Telling::Line(text) => output.line(&format!("{whose}{text}")),
+                    Telling::Live(text) => output.live(&format!("{whose}{text}")),
                     Telling::Fatal(error) if was_registered && Narrator::is_about_server(event) => {
                         output.line(&error.to_string());
                     }
@@ -138,12 +154,9 @@ async fn watch(settings: &Settings, mut events: Events, output: &Output) -> Resu
             }
             other => {
                 if let Some(text) = narrator.tell_session(other) {
-                    output.line(&format!("{who}{text}"));
+                    output.line(&format!("{whose}{text}"));
                 }
             }
-        }
-        if let Event::SessionEnded { peer, .. } = event {
-            clients.remove(&peer);
         }
     }
     Err(Error::Internal("the host ended by itself".into()))

@@ -1,21 +1,27 @@
 //! What happens, in sentences: every [`Event`] becomes a line, a live line or the error that ends the
 //! run.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use punchtunnel::{
     ConfigError, Error, NetworkError, PeerError,
     endpoint::{Event, Path, PeerId},
-    error::{goodbye, last_seen, seconds},
+    error::{last_seen, seconds},
     identity::{Entry, Name, ServerName},
     nat::{self, Prediction},
-    net,
+    net::{self, Monitor},
     secure::PublicKey,
     wire::{
         peer::Goodbye,
         server::{Decline, NameRefusal, RequestRefusal},
     },
 };
+
+use super::labels::Labels;
+
+/// Letters of a key in front of what happens to its session, where it has no name: enough to tell
+/// clients apart. The whole key is in the line that begins the session.
+const SHOWN: usize = 8;
 
 /// Whom the events of a run are about.
 #[derive(Debug)]
@@ -30,6 +36,43 @@ pub(crate) struct Narrator {
     pub(crate) side: Side,
     /// What pins the server's key: its line in `known_servers`.
     pub(crate) server_pin: Option<(PathBuf, usize)>,
+    /// Who the other peers are.
+    pub(crate) labels: Labels,
+    /// What was told of sessions that go on.
+    pub(crate) sessions: Sessions,
+}
+
+/// Sessions that were told of; one goes when it ends.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions(BTreeMap<PeerId, Told>);
+
+/// A session that was told of.
+#[derive(Debug)]
+struct Told {
+    /// The other peer, in short.
+    who: String,
+    /// The other end of its link.
+    remote: Option<SocketAddr>,
+}
+
+/// A session that has a link again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Back {
+    /// For how long it had none.
+    pub(crate) after: Duration,
+    /// Connections that it carries.
+    pub(crate) kept: usize,
+}
+
+impl Back {
+    /// What the status adds to a connection that is there again; `None` for the first one, and for one
+    /// that took the place of another.
+    pub(crate) fn with(event: &Event, monitor: &Monitor) -> Option<Back> {
+        let Event::Connected { peer, links: 2.., .. } = event else { return None };
+        let status = monitor.status();
+        let session = status.session(*peer)?;
+        Some(Back { after: session.last_outage?, kept: session.stats.streams })
+    }
 }
 
 /// What this side is.
@@ -58,8 +101,13 @@ pub(crate) enum Telling {
 }
 
 impl Narrator {
-    /// The sentence for an event.
-    pub(crate) fn tell(&self, event: &Event) -> Telling {
+    /// The sentence for an event; `back` where it is a connection that is there again.
+    pub(crate) fn tell(&mut self, event: &Event, back: Option<Back>) -> Telling {
+        if let Event::Connected { peer, remote, .. } = event
+            && let Some(told) = self.sessions.0.get_mut(peer)
+        {
+            told.remote = Some(*remote);
+        }
         let Narrator { name, server, .. } = self;
         match event {
             Event::ServerKey(key) => Telling::Line(format!("the key of {server} is {key}: it is pinned now")),
@@ -112,20 +160,37 @@ impl Narrator {
                     nats => format!("NAT found: {}, {}", nats.join("; "), millis(*took)),
                 })
             }
+            Event::PeerNatFound { predictions, .. } => {
+                let nats: Vec<_> = predictions.iter().map(describe).collect();
+                Telling::Live(match nats.as_slice() {
+                    [] => "the other side's NAT is not known: its probes were not answered".into(),
+                    nats => format!("the other side's NAT: {}", nats.join("; ")),
+                })
+            }
             Event::Opening { id, lead, openings, .. } => {
                 let again = if id.round == 0 { String::new() } else { format!(" (round {})", id.round + 1) };
                 let connections = if *openings == 1 { "connection" } else { "connections" };
                 Telling::Live(format!("opening {openings} {connections} in {}{again}", millis(*lead)))
             }
             Event::Connected { remote, lan, took, rtt, links, .. } => {
-                let again = if *links > 1 { " again" } else { "" };
                 let way = if *lan { "inside the LAN" } else { "directly" };
                 let rtt = rtt.map(|rtt| format!(" (round trip {})", millis(rtt))).unwrap_or_default();
-                Telling::Line(format!("connected{again} {way} to {remote}, {}{rtt}", millis(*took)))
+                let again = if *links > 1 { " again" } else { "" };
+                Telling::Line(match back {
+                    Some(Back { after, kept }) => {
+                        let kept = match kept {
+                            0 => String::new(),
+                            kept => format!(", {} kept", count(kept as u64, "connection")),
+                        };
+                        format!("back after {}{kept}: {way} to {remote}{rtt}", lasted(after))
+                    }
+                    None => format!("connected{again} {way} to {remote}, {}{rtt}", millis(*took)),
+                })
             }
-            Event::RoundFailed { why, next, .. } => {
-                Telling::Line(format!("no connection this time: {why}; next try in {}", millis(*next)))
-            }
+            Event::RoundFailed { why, next, .. } => Telling::Live(match next.is_zero() {
+                true => format!("no connection this time: {why}; trying again"),
+                false => format!("no connection this time: {why}; next try in {}", lasted(*next)),
+            }),
             // Whether a client goes on is up to the client: after a connection it waits for a better network.
             Event::Hopeless { why, .. } => Telling::Line(match self.side {
                 Side::Host => format!("this client cannot be connected directly: {why}"),
@@ -140,8 +205,16 @@ impl Narrator {
         matches!(event, Event::ServerKeyChanged { .. } | Event::ServerVersion { .. } | Event::NotKept(_))
     }
 
-    /// The session that an event is about.
-    pub(crate) fn session_of(event: &net::Event) -> Option<PeerId> {
+    /// What goes in front of what happens to one of several clients; empty for a client, which has one
+    /// host.
+    pub(crate) fn whose(&self, event: &net::Event) -> String {
+        let told = Self::session_of(event).filter(|_| self.is_host());
+        let told = told.and_then(|peer| self.sessions.0.get(&peer));
+        told.map(|told| format!("client {}: ", told.who)).unwrap_or_default()
+    }
+
+    /// The session that an event is about, where it has begun.
+    fn session_of(event: &net::Event) -> Option<PeerId> {
         match event {
             net::Event::Endpoint(
                 Event::HoleOpen { peer, .. }
@@ -158,15 +231,24 @@ impl Narrator {
     }
 
     /// The sentence for what happens to a session; `None` where there is nothing to say.
-    pub(crate) fn tell_session(&self, event: &net::Event) -> Option<String> {
-        let is_host = matches!(self.side, Side::Host);
+    pub(crate) fn tell_session(&mut self, event: &net::Event) -> Option<String> {
+        let is_host = self.is_host();
         match event {
-            net::Event::SessionBegan { key, invite: Some(_), .. } if is_host => {
-                Some(format!("client {key} proved an invite: it is let in from now on"))
-            }
-            net::Event::SessionBegan { key, .. } if is_host => Some(format!("client {key} is let in")),
-            net::Event::SessionBegan { invite: Some(_), .. } => {
-                Some(format!("\"{}\" proved the invite: its key is known from now on", self.name))
+            net::Event::SessionBegan { peer, key, invite } => {
+                let (key, label) = (key.to_string(), (self.labels.read())(key));
+                let known = label.as_ref().map(|label| format!(" ({label})")).unwrap_or_default();
+                let who = label.unwrap_or_else(|| key.get(..SHOWN).unwrap_or(&key).to_owned());
+                self.sessions.0.insert(*peer, Told { who, remote: None });
+                match (is_host, invite) {
+                    (true, Some(_)) => {
+                        Some(format!("client {key} proved an invite: it is let in from now on"))
+                    }
+                    (true, None) => Some(format!("client {key}{known} is let in")),
+                    (false, Some(_)) => {
+                        Some(format!("\"{}\" proved the invite: its key is known from now on", self.name))
+                    }
+                    (false, None) => None,
+                }
             }
             net::Event::StreamRefused { service, reason } => {
                 let service = service.as_ref().map(|s| format!("service {s}: ")).unwrap_or_default();
@@ -177,16 +259,30 @@ impl Narrator {
                     format!("{service}{}", PeerError::Reset { name, reason })
                 })
             }
-            net::Event::LinkLost { why, .. } => Some(format!("link lost ({why}); punching again")),
-            net::Event::SessionEnded { why, .. } if is_host => {
-                Some(format!("session ended: {}", goodbye(*why)))
+            net::Event::LinkLost { peer, why } => {
+                let remote = self.sessions.0.get(peer).and_then(|told| told.remote);
+                let from = remote.filter(|_| why == "reset");
+                let from = from.map(|remote| format!(" by {remote}")).unwrap_or_default();
+                Some(format!("link lost: {why}{from}; punching again"))
             }
-            net::Event::SessionEnded { why: Goodbye::Unknown, .. } => {
-                Some(format!("\"{}\" was started anew: connections are reset, connecting again", self.name))
+            net::Event::SessionEnded { peer, why } => {
+                self.sessions.0.remove(peer);
+                match why {
+                    _ if is_host => Some(format!("session ended: {}", ended(*why))),
+                    Goodbye::Unknown => Some(format!(
+                        "\"{}\" was started anew: connections are reset, connecting again",
+                        self.name
+                    )),
+                    // It is what the run ends with.
+                    _ => None,
+                }
             }
-            // Otherwise it is what the run ends with.
             _ => None,
         }
+    }
+
+    fn is_host(&self) -> bool {
+        matches!(self.side, Side::Host)
     }
 
     fn server_changed(&self, found: PublicKey) -> Error {
@@ -237,6 +333,35 @@ impl Narrator {
 /// A NAT in a few words; its ports are not ours to tell here.
 fn describe(prediction: &Prediction) -> String {
     format!("{} {}", prediction.address, nat::describe(prediction, &[]))
+}
+
+/// Why a client's session ended, as its host says it.
+fn ended(why: Goodbye) -> &'static str {
+    match why {
+        Goodbye::Stopped => "it was stopped there",
+        Goodbye::Unauthorised => "its key is not in authorized_clients any more",
+        Goodbye::Unknown => "it was started anew",
+        Goodbye::Expired => "there was no connection for longer than --linger",
+    }
+}
+
+/// Three connections, one connection.
+pub(crate) fn count(number: u64, what: &str) -> String {
+    let ending = match (number, what.ends_with("ch")) {
+        (1, _) => "",
+        (_, true) => "es",
+        (_, false) => "s",
+    };
+    format!("{number} {what}{ending}")
+}
+
+/// How long something lasted: tenths of a second below a minute, because that is what outages differ by.
+pub(crate) fn lasted(duration: Duration) -> String {
+    match duration.as_millis() {
+        ms @ 0..100 => format!("{ms} ms"),
+        0..60_000 => format!("{:.1} s", duration.as_secs_f64()),
+        _ => seconds(duration).to_string(),
+    }
 }
 
 fn millis(duration: Duration) -> String {

@@ -1,19 +1,21 @@
 //! Which servers a host or client uses, the key that is pinned for them, and what else the two have in
 //! common.
 
-use std::{path::PathBuf, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use punchtunnel::{
     ConfigError, Error,
     endpoint::Event,
     identity::{Pinned, ServerName, Trust},
-    net::{ClientBuilder, HostBuilder},
+    net::{ClientBuilder, DoctorBuilder, HostBuilder},
+    punch::Effort,
     secure::PublicKey,
+    session::{LEAST_DEAD_AFTER, MOST_DEAD_AFTER},
 };
 
 use super::{
     args::ServerArgs,
-    settings::{Place, Rendezvous, Span},
+    settings::{Place, Ports, Rendezvous, Span, Spend, usage},
 };
 
 /// The rendezvous server, with the key that it must have, and where probes go.
@@ -27,7 +29,10 @@ pub(crate) struct Servers {
     is_pinned: bool,
     probe: Vec<ServerName>,
     linger: Option<Duration>,
+    dead_after: Option<Duration>,
     udp_port: Option<u16>,
+    punch_ports: Option<RangeInclusive<u16>>,
+    effort: Effort,
 }
 
 impl Servers {
@@ -38,14 +43,22 @@ impl Servers {
             place.one(typed.rendezvous, "rendezvous")?.ok_or(ConfigError::NoServer)?;
         let probe = place.many(typed.probe_server, "probe-server")?;
         let linger = place.one(typed.linger, "linger")?.map(|Span(span)| span);
+        let dead_after = place.one(typed.dead_after, "dead-after")?.map(|Span(span)| span);
+        if let Some(silence) = dead_after
+            && !(LEAST_DEAD_AFTER..=MOST_DEAD_AFTER).contains(&silence)
+        {
+            return Err(usage("--dead-after (dead-after, PUNCHTUNNEL_DEAD_AFTER) is from 100ms to 24h"));
+        }
         let udp_port = place.one(typed.udp_port, "udp-port")?;
+        let punch_ports = place.one(typed.punch_port, "punch-port")?.map(|Ports(range)| range);
+        let effort = place.one(typed.punch_effort, "punch-effort")?.map_or(Effort::Normal, |Spend(e)| e);
         let server = rendezvous.server;
         let pinned = place.trust().server(&server)?;
         let path = place.home.known_servers();
         let pin = pinned.as_ref().filter(|_| rendezvous.key.is_none()).map(|entry| (path, entry.line));
         let is_pinned = pinned.is_some();
         let key = rendezvous.key.or(pinned.map(|entry| entry.key));
-        Ok(Servers { server, key, pin, is_pinned, probe, linger, udp_port })
+        Ok(Servers { server, key, pin, is_pinned, probe, linger, dead_after, udp_port, punch_ports, effort })
     }
 
     /// After a first contact: there may be a pin now.
@@ -69,6 +82,11 @@ impl Servers {
         self.pin.clone()
     }
 
+    /// How much an attempt may cost.
+    pub(crate) fn effort(&self) -> Effort {
+        self.effort
+    }
+
     /// Tells a builder.
     pub(crate) fn set_up<B: ServerSettings>(&self, builder: B) -> B {
         let builder = builder.rendezvous(self.server.to_string());
@@ -80,7 +98,15 @@ impl Servers {
             Some(linger) => builder.linger(linger),
             None => builder,
         };
-        let builder = builder.udp_port(self.udp_port.unwrap_or(0));
+        let builder = match self.dead_after {
+            Some(silence) => builder.dead_after(silence),
+            None => builder,
+        };
+        let builder = builder.udp_port(self.udp_port.unwrap_or(0)).effort(self.effort);
+        let builder = match &self.punch_ports {
+            Some(range) => builder.punch_ports(range.clone()),
+            None => builder,
+        };
         self.probe.iter().fold(builder, |builder, probe| builder.probe_server(probe.to_string()))
     }
 
@@ -110,8 +136,14 @@ pub(crate) trait ServerSettings: Sized {
     fn probe_server(self, server: String) -> Self;
     /// How long a session without a link lives.
     fn linger(self, linger: Duration) -> Self;
+    /// Silence after which a link is dead.
+    fn dead_after(self, silence: Duration) -> Self;
     /// The local UDP port, 0 for any.
     fn udp_port(self, port: u16) -> Self;
+    /// The local TCP ports to punch from.
+    fn punch_ports(self, range: RangeInclusive<u16>) -> Self;
+    /// How much an attempt may cost.
+    fn effort(self, effort: Effort) -> Self;
 }
 
 macro_rules! server_settings {
@@ -129,8 +161,17 @@ macro_rules! server_settings {
             fn linger(self, linger: Duration) -> Self {
                 self.linger(linger)
             }
+            fn dead_after(self, silence: Duration) -> Self {
+                self.dead_after(silence)
+            }
             fn udp_port(self, port: u16) -> Self {
                 self.udp_port(port)
+            }
+            fn punch_ports(self, range: RangeInclusive<u16>) -> Self {
+                self.punch_ports(range)
+            }
+            fn effort(self, effort: Effort) -> Self {
+                self.effort(effort)
             }
         }
     };
@@ -138,3 +179,4 @@ macro_rules! server_settings {
 
 server_settings!(HostBuilder);
 server_settings!(ClientBuilder);
+server_settings!(DoctorBuilder);

@@ -139,7 +139,12 @@ impl Candidates {
 
     /// The set is released, or done with: its connections are forgotten. Which they were.
     pub(super) fn released(&mut self, ports: PortsId) -> Vec<ConnId> {
-        self.0.extract_if(.., |_, candidate| candidate.ports == ports).map(|(conn, _)| conn).collect()
+        let of_set = self.0.iter().filter(|(_, candidate)| candidate.ports == ports);
+        let gone: Vec<ConnId> = of_set.map(|(conn, _)| *conn).collect();
+        for conn in &gone {
+            self.0.remove(conn);
+        }
+        gone
     }
 
     /// Has this connection.

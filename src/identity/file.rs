@@ -1,9 +1,10 @@
 //! Reading and replacing small text files that people edit too.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, ErrorKind, Read, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use super::IdentityError;
@@ -91,6 +92,14 @@ pub(super) fn replace(path: &Path, text: &str, access: Access) -> Result<(), Ide
     })
 }
 
+/// How often a lock is tried that another program has, with a [`pause`] in between: a second in all.
+const LOCK_TRIES: usize = 100;
+
+#[expect(clippy::disallowed_methods, reason = "a lock that is free again cannot be waited for with a limit")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(10));
+}
+
 /// The right to rewrite the files of a home, held until dropped. It is a file of its own, because the
 /// others are replaced.
 pub(super) struct Lock {
@@ -99,6 +108,10 @@ pub(super) struct Lock {
 
 impl Lock {
     /// Waits for the right; creates the directory where there is none. Rewrites take milliseconds.
+    ///
+    /// # Errors
+    /// Also where another program has it for longer than [`LOCK_TRIES`]: one that was stopped in the middle
+    /// must not stop a host, which lets clients in under this lock.
     pub(super) fn take(directory: &Path) -> Result<Lock, IdentityError> {
         create_directory(directory)?;
         let path = directory.join("lock");
@@ -108,8 +121,16 @@ impl Lock {
             .truncate(false)
             .open(&path)
             .map_err(|e| failed("open", &path, e))?;
-        file.lock().map_err(|e| failed("lock", &path, e))?;
-        Ok(Lock { _file: file })
+        for _ in 0..LOCK_TRIES {
+            match file.try_lock() {
+                Ok(()) => return Ok(Lock { _file: file }),
+                Err(TryLockError::WouldBlock) => pause(),
+                Err(TryLockError::Error(e)) => return Err(failed("lock", &path, e)),
+            }
+        }
+        let held =
+            "another punchtunnel rewrites a file beside it and does not come to an end; find and end it";
+        Err(failed("lock", &path, io::Error::new(ErrorKind::WouldBlock, held)))
     }
 }
 
@@ -194,6 +215,14 @@ mod tests {
         replace(&link, "new", Access::Plain).unwrap();
         assert!(link.is_symlink());
         assert_eq!(fs::read_to_string(&real).unwrap(), "new");
+    }
+
+    #[test]
+    fn a_lock_that_is_never_given_back_is_an_error_that_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let _held = Lock::take(dir.path()).unwrap();
+        let error = Lock::take(dir.path()).err().unwrap().to_string();
+        assert!(error.contains("another punchtunnel"), "{error}");
     }
 
     #[test]

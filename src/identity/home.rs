@@ -73,6 +73,16 @@ impl Home {
         self.state.join("invites")
     }
 
+    /// Control sockets of the programs that run.
+    pub fn run_dir(&self) -> PathBuf {
+        self.state.join("run")
+    }
+
+    /// What connected last.
+    pub fn worked(&self) -> PathBuf {
+        self.state.join("worked")
+    }
+
     /// What a rendezvous server keeps, unless told otherwise.
     pub fn server_data(&self) -> PathBuf {
         self.state.join("rendezvous")

@@ -7,6 +7,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::RangeInclusive,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -67,6 +68,7 @@ pub(crate) struct Agent {
     arrivals: Box<dyn Arrivals>,
     events: EventSource,
     linger: Duration,
+    dead_after: Option<Duration>,
     watch: Watch,
     /// Set once the agent is told to stop.
     stops_at: Option<Instant>,
@@ -76,6 +78,8 @@ pub(crate) struct Agent {
 pub(crate) struct Surroundings {
     /// Local UDP port, 0 for any.
     pub(crate) udp_port: u16,
+    /// Numbers that punch ports may have; any without.
+    pub(crate) punch_ports: Option<RangeInclusive<u16>>,
     /// Who is let in.
     pub(crate) admission: Arc<dyn Admission>,
     /// Where sessions go.
@@ -84,6 +88,8 @@ pub(crate) struct Surroundings {
     pub(crate) events: EventSource,
     /// How long a session without a link lives.
     pub(crate) linger: Duration,
+    /// Silence after which a link is dead, where it was chosen.
+    pub(crate) dead_after: Option<Duration>,
 }
 
 impl Agent {
@@ -99,7 +105,7 @@ impl Agent {
             udp: UdpSockets::bind(&settings.servers, around.udp_port)?,
             tcp: TcpDatagrams::new(arriving),
             arrived,
-            ports: PunchPorts::new(settings.servers.clone())?,
+            ports: PunchPorts::new(settings.servers.clone(), around.punch_ports)?,
             watch: Watch::new(settings.servers.clone()),
             endpoint: Endpoint::new(clock::now(), clock::seed(), settings),
             commands: orders,
@@ -109,6 +115,7 @@ impl Agent {
             arrivals: around.arrivals,
             events: around.events,
             linger: around.linger,
+            dead_after: around.dead_after,
             stops_at: None,
         };
         Ok((agent, commands))
@@ -163,8 +170,8 @@ impl Agent {
         tracing::info!(?change, "this computer's place in the network changed");
         let addresses = lan::all();
         for tunnel in self.tunnels.values() {
-            if let Change::Slept(time) = change {
-                tunnel.slept(time);
+            if let Change::Slept(_) = change {
+                tunnel.woke();
             }
             tunnel.addresses_changed(&addresses);
         }
@@ -255,10 +262,12 @@ impl Agent {
             keys,
             initiator,
             linger: self.linger,
+            dead_after: self.dead_after,
             commands: self.commander.clone(),
             events: self.events.clone(),
         });
         self.tunnels.insert(peer, tunnel.clone());
+        self.events.began(peer, &tunnel);
         self.events.tell(Event::SessionBegan { peer, key, invite });
         self.arrivals.session(tunnel);
     }

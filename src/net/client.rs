@@ -13,6 +13,7 @@ use super::{
     failure::{Asked, Failure, Watcher},
     forward::LocalPort,
     setup::{Common, common_setters, generate_key},
+    status::{Monitor, Status},
     stream::Stream,
     tunnel::Tunnel,
 };
@@ -129,6 +130,16 @@ impl Client {
     /// What happens from now on.
     pub fn events(&self) -> Events {
         self.events.subscribe()
+    }
+
+    /// How it stands now.
+    pub fn status(&self) -> Status {
+        self.monitor().status()
+    }
+
+    /// What can be asked how it stands, from anywhere.
+    pub fn monitor(&self) -> Monitor {
+        self.events.monitor()
     }
 
     /// Resets the connection under the session, as a bad network would: the client punches again, and
@@ -285,10 +296,12 @@ impl ClientBuilder {
         let watcher = Watcher::new(events.subscribe(), phases.clone(), self.patience, self.wait);
         let around = Surroundings {
             udp_port: self.common.udp_port,
+            punch_ports: self.common.punch_ports.clone(),
             admission: Arc::new(()),
             arrivals: Box::new(Introductions(phases)),
             events: events.clone(),
             linger: self.common.linger,
+            dead_after: self.common.dead_after,
         };
         let (agent, commands) = Agent::new(settings, around)
             .map_err(|source| NetworkError::Socket { operation: "open a UDP socket".into(), source })?;

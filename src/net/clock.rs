@@ -10,6 +10,23 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// Time on a clock that runs while the machine sleeps, and that nobody sets. Only differences mean
+/// something. (Where the system has no such clock it is the wall clock.)
+pub fn since_boot() -> Duration {
+    #[cfg(unix)]
+    {
+        use rustix::time::{ClockId, clock_gettime};
+        // Linux's monotonic clock stops in sleep; that of the BSDs and of macOS does not.
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        const CLOCK: ClockId = ClockId::Boottime;
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        const CLOCK: ClockId = ClockId::Monotonic;
+        clock_gettime(CLOCK).try_into().unwrap_or_default()
+    }
+    #[cfg(not(unix))]
+    since_1970()
+}
+
 /// Wall-clock time since 1970, for what is kept on disk. Zero on a machine whose clock is before that.
 #[expect(clippy::disallowed_methods, reason = "this is the driver's clock")]
 pub fn since_1970() -> Duration {

@@ -1,7 +1,13 @@
 //! What a program that runs a host or a client is told.
 
+use std::sync::Arc;
+
 use tokio::sync::broadcast;
 
+use super::{
+    status::{Ledger, Monitor},
+    tunnel::Tunnel,
+};
 use crate::{
     endpoint::{self, PeerId},
     secure::PublicKey,
@@ -70,22 +76,35 @@ impl Events {
     }
 }
 
-/// Where events come from.
+/// Where events come from, and what they add up to.
 #[derive(Clone)]
-pub(crate) struct EventSource(broadcast::Sender<Event>);
+pub(crate) struct EventSource {
+    listeners: broadcast::Sender<Event>,
+    ledger: Arc<Ledger>,
+}
 
 impl EventSource {
     pub(crate) fn new() -> Self {
-        EventSource(broadcast::Sender::new(BACKLOG))
+        EventSource { listeners: broadcast::Sender::new(BACKLOG), ledger: Arc::new(Ledger::new()) }
     }
 
     /// Tells everybody who listens.
     pub(crate) fn tell(&self, event: Event) {
         tracing::debug!(?event);
-        self.0.send(event).ok();
+        self.ledger.note(&event);
+        self.listeners.send(event).ok();
+    }
+
+    /// A session begins; its event follows.
+    pub(super) fn began(&self, peer: PeerId, tunnel: &Arc<Tunnel>) {
+        self.ledger.began(peer, tunnel);
     }
 
     pub(crate) fn subscribe(&self) -> Events {
-        Events(self.0.subscribe())
+        Events(self.listeners.subscribe())
+    }
+
+    pub(super) fn monitor(&self) -> Monitor {
+        Monitor::new(self.ledger.clone())
     }
 }

@@ -13,6 +13,7 @@ use super::{
     event::{EventSource, Events},
     forward,
     setup::{Common, common_setters, generate_key},
+    status::{Monitor, Status},
     stream::Stream,
     tunnel::Tunnel,
 };
@@ -80,6 +81,16 @@ impl Host {
         self.events.subscribe()
     }
 
+    /// How it stands now.
+    pub fn status(&self) -> Status {
+        self.monitor().status()
+    }
+
+    /// What can be asked how it stands, from anywhere.
+    pub fn monitor(&self) -> Monitor {
+        self.events.monitor()
+    }
+
     /// The next stream for a service that the program serves [itself](HostBuilder::accept). `None` once
     /// the host has stopped.
     pub async fn accept(&self) -> Option<Incoming> {
@@ -145,10 +156,12 @@ impl HostBuilder {
         let exposed = Exposed { services, labels: self.labels, handed, events: events.clone() };
         let around = Surroundings {
             udp_port: self.common.udp_port,
+            punch_ports: self.common.punch_ports.clone(),
             admission: self.admission,
             arrivals: Box::new(Sessions(Arc::new(exposed))),
             events: events.clone(),
             linger: self.common.linger,
+            dead_after: self.common.dead_after,
         };
         let (agent, commands) = Agent::new(settings, around)
             .map_err(|source| NetworkError::Socket { operation: "open a UDP socket".into(), source })?;

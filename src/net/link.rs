@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     io::{self, IoSlice},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -22,6 +23,11 @@ const LEAST_ROOM: usize = (64 << 10) + 64;
 /// send buffer.
 const NOT_SENT: u32 = 128 << 10;
 
+/// The kernel resets a link by itself whose data is not acknowledged for so many times the silence after
+/// which the session holds it for dead. The session comes first where it can, because it knows when a
+/// machine slept; this is for what it has closed, which would go on repeating for a quarter of an hour.
+const USER_TIMEOUT: u32 = 2;
+
 /// Records taken from the session at a time: as much as the socket is going to take at once.
 const BATCH: usize = 256 << 10;
 
@@ -37,6 +43,39 @@ pub(super) fn prepare(stream: &TcpStream) {
     #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
     if let Err(error) = socket.set_tcp_notsent_lowat(NOT_SENT) {
         tracing::debug!(%error, "link without TCP_NOTSENT_LOWAT");
+    }
+}
+
+/// The kernel's patience with what is not acknowledged: as much as was set last.
+#[derive(Debug, Default)]
+pub(super) struct UserTimeout(Duration);
+
+impl UserTimeout {
+    /// Follows the session's limit of silence, which moves with the round trip: up at once, down when it
+    /// is worth a system call.
+    pub(super) fn follow(&mut self, stream: &TcpStream, silence: Duration) {
+        let wanted = silence.saturating_mul(USER_TIMEOUT);
+        if wanted <= self.0 && wanted >= self.0 / 2 {
+            return;
+        }
+        self.0 = wanted;
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(wanted)) {
+            tracing::debug!(%error, "link without TCP_USER_TIMEOUT");
+        }
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let _ = stream;
+    }
+}
+
+/// Why a connection failed, in a few words: what the system says of it is about sockets.
+pub(super) fn words(error: &io::Error) -> String {
+    use io::ErrorKind::*;
+    match error.kind() {
+        ConnectionReset | ConnectionAborted | BrokenPipe => "reset".into(),
+        TimedOut => "what was sent was not acknowledged".into(),
+        HostUnreachable | NetworkUnreachable | NetworkDown => "the network cannot be reached".into(),
+        _ => error.to_string(),
     }
 }
 
@@ -154,6 +193,20 @@ mod tests {
             }
         }
         reading.await.unwrap();
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[tokio::test]
+    async fn the_kernel_s_patience_is_twice_that_of_the_session_and_follows_it() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let second = Duration::from_secs(1);
+        let mut patience = UserTimeout::default();
+        for (silence, timeout) in [(4, 8), (3, 8), (2, 8), (1, 2), (2, 4)] {
+            patience.follow(&stream, silence * second);
+            let set = SockRef::from(&stream).tcp_user_timeout().unwrap();
+            assert_eq!(set, Some(timeout * second), "silence {silence} s");
+        }
     }
 
     #[test]

@@ -9,7 +9,9 @@
 //! | `agent` | an [`Endpoint`](crate::endpoint::Endpoint) and all of the above |
 //! | `tunnel`, `link` | a [`Session`](crate::session::Session) and the connection under it |
 //! | `stream`, `forward` | streams, and TCP connections that lead to and from them |
+//! | `status` | what people and programs ask: how does it stand? |
 //! | `host`, `client`, `server` | what a program runs |
+//! | `doctor` | what this machine's NAT does, asked for its own sake |
 //!
 //! Locks are held for computing, never across an await. Every channel is bounded, and the tasks that
 //! own a core never wait for a full one.
@@ -18,6 +20,7 @@ mod admission;
 mod agent;
 mod client;
 pub mod clock;
+mod doctor;
 mod event;
 mod failure;
 mod forward;
@@ -29,6 +32,7 @@ mod link;
 mod ports;
 mod server;
 mod setup;
+mod status;
 mod stream;
 mod tcp_datagrams;
 mod tunnel;
@@ -38,10 +42,12 @@ mod watch;
 pub use self::{
     admission::{Admission, Question},
     client::{Client, ClientBuilder},
+    doctor::{Doctor, DoctorBuilder, Examination, Mirrors},
     event::{Event, Events},
     forward::{LocalPort, carry_pipes},
     host::{Host, HostBuilder, Incoming},
     server::{Server, ServerBuilder},
     setup::generate_key,
+    status::{LinkStatus, Monitor, ServerStatus, SessionStatus, Status},
     stream::Stream,
 };

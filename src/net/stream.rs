@@ -234,6 +234,7 @@ mod tests {
             keys: Keys::new(1).epoch().0,
             initiator: true,
             linger: std::time::Duration::MAX,
+            dead_after: None,
             commands: commands.downgrade(),
             events: EventSource::new(),
         });

@@ -32,14 +32,14 @@ use super::{
     clock,
     event::{Event, EventSource},
     lan,
-    link::{Outbox, make_room, prepare, send_last},
+    link::{Outbox, UserTimeout, make_room, prepare, send_last, words},
     stream::Stream,
 };
 use crate::{
     endpoint::{Input, PeerId},
     mux::{MuxError, StreamId},
     secure::{EpochKeys, EstablishedLink, PublicKey},
-    session::{LinkError, SessionStats},
+    session::{LinkError, SessionConfig, SessionStats},
     wire::{
         peer::Goodbye,
         stream::{OpenRequest, ResetReason},
@@ -71,6 +71,8 @@ pub(crate) struct Beginning {
     pub(crate) initiator: bool,
     /// How long the session lives without a link.
     pub(crate) linger: Duration,
+    /// Silence after which a link is dead, where it was chosen.
+    pub(crate) dead_after: Option<Duration>,
     /// Where lost links are reported.
     pub(crate) commands: mpsc::WeakSender<Input>,
     pub(crate) events: EventSource,
@@ -79,11 +81,12 @@ pub(crate) struct Beginning {
 impl Tunnel {
     /// Begins a session, without a link, and its task.
     pub(crate) fn new(beginning: Beginning) -> Arc<Self> {
-        let Beginning { peer, key, keys, initiator, linger, commands, events } = beginning;
+        let Beginning { peer, key, keys, initiator, linger, dead_after, commands, events } = beginning;
+        let config = SessionConfig { dead_after, ..SessionConfig::default() };
         let tunnel = Arc::new(Tunnel {
             peer,
             key,
-            state: Mutex::new(State::new(clock::now(), initiator, keys, linger)),
+            state: Mutex::new(State::new(clock::now(), initiator, keys, linger, config)),
             work: Notify::new(),
             changed: Notify::new(),
             opened: Notify::new(),
@@ -125,7 +128,8 @@ impl Tunnel {
                 let early =
                     if surplus.is_empty() { Ok(()) } else { state.session.handle_input(now, &mut surplus) };
                 let reading = tokio::spawn(self.clone().read_link(stream.clone(), epoch, surplus));
-                state.link = Some(Link { epoch, stream, reading: reading.abort_handle() });
+                let (reading, user_timeout) = (reading.abort_handle(), UserTimeout::default());
+                state.link = Some(Link { epoch, stream, reading, user_timeout });
                 early.map_err(|error| error.to_string())
             }
             None => Err("closed by the other side".into()),
@@ -170,9 +174,8 @@ impl Tunnel {
         }
     }
 
-    /// The machine has slept for so long, which counts for the life of a session without a link.
-    pub(crate) fn slept(&self, time: Duration) {
-        self.lock().slept(time);
+    /// The machine has slept: deadlines have come nearer.
+    pub(crate) fn woke(&self) {
         self.work.notify_one();
     }
 
@@ -195,7 +198,7 @@ impl Tunnel {
         if state.ended.is_none() {
             state.ended = Some(why);
             let now = clock::now();
-            state.session.close(now);
+            state.session.close(now, why);
             if let Some(link) = &state.link {
                 send_last(&link.stream.clone(), state.session.poll_transmit(now));
             }
@@ -338,9 +341,10 @@ impl Tunnel {
                     return;
                 }
                 let failed = state.handle_timeout(now);
+                state.follow_limit();
                 let link = state.link.as_ref().map(|link| (link.epoch, link.stream.clone()));
                 outbox.fill(link.as_ref().map(|(epoch, _)| *epoch), || state.session.poll_transmit(now));
-                let deadline = state.poll_timeout();
+                let deadline = state.poll_timeout(now);
                 self.settle(state);
                 (link, deadline, failed)
             };
@@ -364,7 +368,7 @@ impl Tunnel {
                 result => result.map(drop),
             };
             if let Err(error) = result {
-                self.lose(epoch, &error.to_string());
+                self.lose(epoch, &words(&error));
             }
         }
     }
@@ -373,7 +377,7 @@ impl Tunnel {
     async fn read_link(self: Arc<Self>, stream: Arc<TcpStream>, epoch: u32, mut buffer: BytesMut) {
         let why = loop {
             if let Err(error) = stream.readable().await {
-                break error.to_string();
+                break words(&error);
             }
             make_room(&mut buffer);
             match stream.try_read_buf(&mut buffer) {
@@ -384,7 +388,7 @@ impl Tunnel {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => break error.to_string(),
+                Err(error) => break words(&error),
             }
         };
         self.lose(epoch, &why);

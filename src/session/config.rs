@@ -16,9 +16,19 @@ pub struct SessionConfig {
     /// Where no more bytes than this are queued, a new link carries them before the peer said what it
     /// has. The default, 128 KiB, is twenty milliseconds at 50 Mbit/s: less than the round trip it saves.
     pub eager_replay: usize,
-    /// Least silence after which a link is dead.
+    /// Least silence after which a link is dead; the limit grows with the measured round trip.
     pub silence: Duration,
+    /// Silence after which a link is dead, whatever the round trip: in the place of what is measured,
+    /// for people who know their network. Below the round trip no link lives. From 100 ms
+    /// ([`LEAST_DEAD_AFTER`]) to a day ([`MOST_DEAD_AFTER`]); what is outside counts as the nearest.
+    pub dead_after: Option<Duration>,
 }
+
+/// No link is held for dead earlier, whatever was chosen: schedulers and radios are late by that much.
+pub const LEAST_DEAD_AFTER: Duration = Duration::from_millis(100);
+
+/// The longest silence that can be chosen: whoever wants more wants never, and memory for nobody.
+pub const MOST_DEAD_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 impl Default for SessionConfig {
     fn default() -> Self {
@@ -27,6 +37,7 @@ impl Default for SessionConfig {
             record: MAX_SESSION_BODY,
             eager_replay: 128 * 1024,
             silence: Duration::from_secs(2),
+            dead_after: None,
         }
     }
 }

@@ -1,6 +1,9 @@
 //! What ends a link, and what ends a session.
 
-use crate::{mux::Violation, wire::WireError};
+use crate::{
+    mux::Violation,
+    wire::{WireError, peer::Goodbye},
+};
 
 /// The link is of no use any more: close its connection and call [`detach`](super::Session::detach).
 /// The session goes on and moves to the next link.
@@ -51,7 +54,7 @@ pub enum LinkError {
     #[error("{0} has no place here")]
     Unexpected(&'static str),
     /// Nothing came for too long, and pings were not answered.
-    #[error("nothing came for {0:.1?}")]
+    #[error("silent for {:.1} s", .0.as_secs_f64())]
     Silent(std::time::Duration),
     /// The other side holds the link for dead.
     #[error("the other side holds the link for dead")]
@@ -72,9 +75,9 @@ pub enum LinkError {
 /// Why a session is over, where this side did not end it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {
-    /// The other side closed it.
-    #[error("the other side ended the session")]
-    Closed,
+    /// The other side closed it, and said why.
+    #[error("the other side ended the session ({0:?})")]
+    Closed(Goodbye),
     /// The other side broke the protocol inside a good seal; it would do so again on every link.
     #[error("the other side broke the protocol: {0}")]
     Violation(#[from] Violation),

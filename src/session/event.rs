@@ -57,6 +57,8 @@ impl From<MuxEvent> for SessionEvent {
 pub struct SessionStats {
     /// Links attached so far.
     pub links: u64,
+    /// Number of the attached link, if there is one: the epoch.
+    pub epoch: Option<u32>,
     /// Session records sealed.
     pub records_sent: u64,
     /// Their bytes, headers and tags included, counted once.

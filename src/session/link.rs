@@ -1,13 +1,13 @@
 //! The attached link: its counters, what it owes the peer, how far it got.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::BytesMut;
 
 use super::{
     ACK_BYTES, ACK_DELAY, LinkError,
     keys::Keys,
-    liveness::{Liveness, Rtt},
+    liveness::{Limit, Liveness, Rtt},
     pace::Pace,
     record::{self, LinkMessage},
 };
@@ -26,8 +26,8 @@ pub(super) struct LinkStart {
     pub(super) fresh: bool,
     /// Round trip of the link before.
     pub(super) rtt: Option<Rtt>,
-    /// Least silence after which the link is dead.
-    pub(super) silence: Duration,
+    /// Silence after which the link is dead.
+    pub(super) silence: Limit,
 }
 
 /// One link of a session.

@@ -2,8 +2,8 @@
 //!
 //! A ping goes out when the link is attached, when nothing came for a third of the limit, and once a
 //! second while data flows (for the round trip). The limit is max(2 s, 6 × (srtt + 4 rttvar)), srtt and
-//! rttvar as in RFC 6298. A link is dead after that much silence, of which at least two thirds passed
-//! after a ping was due: a machine that slept or was stalled asks first.
+//! rttvar as in RFC 6298, unless another one was chosen. A link is dead after that much silence, of which
+//! at least two thirds passed after a ping was due: a machine that slept or was stalled asks first.
 
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,19 @@ const REFRESH: Duration = Duration::from_secs(1);
 
 /// The limit is at least this until there is a round trip: what a satellite with a queue needs.
 const FIRST_LIMIT: Duration = Duration::from_secs(4);
+
+/// Longest silence without a ping, where a long limit was chosen: mappings of NATs and the patience of
+/// people who read the status are shorter than that.
+const LONGEST_QUIET: Duration = Duration::from_secs(20);
+
+/// When a link that is silent is dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Limit {
+    /// At least this, and more where the round trip says so.
+    pub(super) least: Duration,
+    /// This and nothing else.
+    pub(super) fixed: Option<Duration>,
+}
 
 /// A measured round trip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +50,7 @@ impl Rtt {
 #[derive(Debug)]
 pub(super) struct Liveness {
     began: Instant,
-    least: Duration,
+    limit: Limit,
     heard: Instant,
     rtt: Option<Rtt>,
     /// A ping is to be sent as soon as the socket takes it.
@@ -50,11 +63,11 @@ pub(super) struct Liveness {
 }
 
 impl Liveness {
-    /// A new link. `rtt` is that of the link before. `least` is the least limit.
-    pub(super) fn new(now: Instant, rtt: Option<Rtt>, least: Duration) -> Self {
+    /// A new link. `rtt` is that of the link before.
+    pub(super) fn new(now: Instant, rtt: Option<Rtt>, limit: Limit) -> Self {
         Liveness {
             began: now,
-            least,
+            limit,
             heard: now,
             rtt,
             ping_due: true,
@@ -116,10 +129,13 @@ impl Liveness {
         [self.dead_at(), self.ping_at()].into_iter().flatten().min()
     }
 
-    fn limit(&self) -> Duration {
-        match self.rtt {
-            Some(rtt) => self.least.max(6 * (rtt.smoothed + 4 * rtt.variation)),
-            None => self.least.max(FIRST_LIMIT),
+    /// The silence after which the link is dead, as things stand.
+    pub(super) fn limit(&self) -> Duration {
+        let Limit { least, fixed } = self.limit;
+        match (fixed, self.rtt) {
+            (Some(fixed), _) => fixed,
+            (None, Some(rtt)) => least.max(6 * (rtt.smoothed + 4 * rtt.variation)),
+            (None, None) => least.max(FIRST_LIMIT),
         }
     }
 
@@ -132,7 +148,7 @@ impl Liveness {
         if self.ping_due {
             return None;
         }
-        let patience = self.limit() / 3;
+        let patience = (self.limit() / 3).min(LONGEST_QUIET);
         let silent = match self.asked {
             Some(_) => self.last_ping.max(self.heard) + patience,
             None => self.heard + patience,
@@ -153,6 +169,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
     const LEAST: Duration = Duration::from_secs(2);
+    const LIMIT: Limit = Limit { least: LEAST, fixed: None };
 
     /// Lets time pass until the link is dead or `until` is reached; pings are answered after `rtt`.
     fn run(
@@ -191,7 +208,7 @@ mod tests {
     #[test]
     fn a_link_whose_pings_are_answered_lives_and_is_pinged_a_few_times_a_limit() {
         let start = start();
-        let mut liveness = Liveness::new(start, None, LEAST);
+        let mut liveness = Liveness::new(start, None, LIMIT);
         let pings = run(&mut liveness, start, start + 60 * LEAST, Some(30 * MS)).unwrap();
         assert!((60 * 2..=60 * 4).contains(&pings), "{pings} pings");
         assert_eq!(liveness.rtt().unwrap().smoothed, 30 * MS);
@@ -200,7 +217,7 @@ mod tests {
     #[test]
     fn a_silent_link_is_dead_after_two_seconds() {
         let start = start();
-        let mut liveness = Liveness::new(start, None, LEAST);
+        let mut liveness = Liveness::new(start, None, LIMIT);
         let cut = start + 10_000 * MS;
         run(&mut liveness, start, cut, Some(30 * MS)).unwrap();
         let heard = liveness.heard;
@@ -210,7 +227,7 @@ mod tests {
     #[test]
     fn a_long_round_trip_gets_more_patience() {
         let start = start();
-        let mut liveness = Liveness::new(start, None, LEAST);
+        let mut liveness = Liveness::new(start, None, LIMIT);
         run(&mut liveness, start, start + 60 * LEAST, Some(600 * MS)).unwrap();
         let heard = liveness.heard;
         let died = run(&mut liveness, heard, heard + 60 * LEAST, None).unwrap_err();
@@ -218,9 +235,21 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_that_was_chosen_holds_whatever_the_round_trip() {
+        for (fixed, pings) in [(300 * MS, 140..=220), (600_000 * MS, 1..=5)] {
+            let start = start();
+            let mut liveness = Liveness::new(start, None, Limit { fixed: Some(fixed), ..LIMIT });
+            let seen = run(&mut liveness, start, start + 20_000 * MS, Some(30 * MS)).unwrap();
+            assert!(pings.contains(&seen), "{seen} pings");
+            let heard = liveness.heard;
+            assert_eq!(run(&mut liveness, heard + MS, heard + 2 * fixed, None), Err(heard + fixed));
+        }
+    }
+
+    #[test]
     fn a_machine_that_slept_asks_before_it_gives_up() {
         let start = start();
-        let mut liveness = Liveness::new(start, None, LEAST);
+        let mut liveness = Liveness::new(start, None, LIMIT);
         assert!(liveness.poll_ping(start).is_some());
         liveness.heard(start + 10 * MS);
         let woken = start + 3600 * LEAST;
@@ -234,7 +263,7 @@ mod tests {
     #[test]
     fn a_pong_from_the_future_is_refused() {
         let start = start();
-        let mut liveness = Liveness::new(start, None, LEAST);
+        let mut liveness = Liveness::new(start, None, LIMIT);
         assert!(!liveness.handle_pong(start + MS, 1001));
         assert!(liveness.handle_pong(start + MS, 1000));
     }
@@ -242,7 +271,7 @@ mod tests {
     #[test]
     fn the_round_trip_is_measured_while_data_flows() {
         let start = start();
-        let mut liveness = Liveness::new(start, None, LEAST);
+        let mut liveness = Liveness::new(start, None, LIMIT);
         assert!(liveness.poll_ping(start).is_some());
         let mut pings = 0;
         for tick in 1..=100 {

@@ -62,13 +62,14 @@ use std::time::{Duration, Instant};
 use bytes::{BufMut, Bytes, BytesMut};
 
 pub use self::{
-    config::SessionConfig,
+    config::{LEAST_DEAD_AFTER, MOST_DEAD_AFTER, SessionConfig},
     error::{LinkError, SessionError},
     event::{SessionEvent, SessionStats},
 };
 use self::{
     keys::Keys,
     link::{Link, LinkStart},
+    liveness::Limit,
     queue::Queue,
     record::LinkMessage,
 };
@@ -77,6 +78,7 @@ use crate::{
     mux::Mux,
     secure::{EpochKeys, EstablishedLink},
     wire::{
+        peer::Goodbye,
         record::{MAX_SESSION_BODY, RecordHeader, SESSION_HEADER, TAG},
         stream::{OpenRequest, ResetReason},
     },
@@ -116,7 +118,9 @@ pub struct Session {
 impl Session {
     /// A session without a link. `initiator` is `connect`'s side; `keys` are those of epoch 0.
     pub fn new(_now: Instant, initiator: bool, keys: EpochKeys, config: SessionConfig) -> Self {
-        let config = SessionConfig { record: config.record.clamp(1024, MAX_SESSION_BODY), ..config };
+        let record = config.record.clamp(1024, MAX_SESSION_BODY);
+        let dead_after = config.dead_after.map(|silence| silence.clamp(LEAST_DEAD_AFTER, MOST_DEAD_AFTER));
+        let config = SessionConfig { record, dead_after, ..config };
         Session {
             config,
             mux: Mux::new(initiator),
@@ -158,7 +162,7 @@ impl Session {
             from,
             fresh,
             rtt: self.rtt,
-            silence: self.config.silence,
+            silence: Limit { least: self.config.silence, fixed: self.config.dead_after },
         };
         self.link = Some(Link::new(now, start));
         Ok(())
@@ -286,10 +290,10 @@ impl Session {
         self.mux.reset(id, reason);
     }
 
-    /// Ends the session and tells the peer, if there is a link that still takes a record.
-    pub fn close(&mut self, _now: Instant) {
+    /// Ends the session and tells the peer why, if there is a link that still takes a record.
+    pub fn close(&mut self, _now: Instant, why: Goodbye) {
         if let Some(link) = &mut self.link {
-            link.kill(LinkMessage::Close);
+            link.kill(LinkMessage::Close { why });
         }
         self.end();
     }
@@ -313,11 +317,17 @@ impl Session {
         self.queue.size() == 0 && self.mux.is_flushed()
     }
 
+    /// The silence after which the attached link is dead, as things stand; it moves with the round trip.
+    pub fn silence_limit(&self) -> Option<Duration> {
+        self.link.as_ref().map(|link| link.liveness.limit())
+    }
+
     /// Counters.
     pub fn stats(&self) -> SessionStats {
         SessionStats {
             unacknowledged: self.queue.size(),
             streams: self.mux.streams(),
+            epoch: self.epoch(),
             rtt: self.link.as_ref().and_then(|link| link.liveness.rtt()).map(|rtt| rtt.smoothed),
             ..self.stats
         }
@@ -365,7 +375,7 @@ impl Session {
             link.owe_acknowledgement(now, size);
         }
         if let Err(violation) = self.mux.handle_body(now, body) {
-            self.close(now);
+            self.close(now, Goodbye::Stopped);
             self.ended = Some(violation.into());
         }
         Ok(())
@@ -398,10 +408,10 @@ impl Session {
             }
             LinkMessage::LinkDead { epoch } if epoch == link.epoch => return Err(LinkError::DeclaredDead),
             LinkMessage::LinkDead { .. } => {}
-            LinkMessage::Close => {
+            LinkMessage::Close { why } => {
                 link.kill_silently();
                 self.end();
-                self.ended = Some(SessionError::Closed);
+                self.ended = Some(SessionError::Closed(why));
             }
         }
         Ok(())

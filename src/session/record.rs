@@ -8,7 +8,7 @@
 //!  PING       type, token u64
 //!  PONG       type, token u64                            the ping's token
 //!  LINK_DEAD  type, epoch u32
-//!  CLOSE      type
+//!  CLOSE      type, why u8                               0 stopped, 1 unauthorised, 2 unknown, 3 expired
 //! ```
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -18,6 +18,7 @@ use crate::{
     secure::{OpenKey, SealKey},
     wire::{
         WireError,
+        peer::Goodbye,
         record::{LINK_HEADER, LinkType, RecordHeader, SESSION_HEADER, TAG, link_header, session_header},
     },
 };
@@ -55,7 +56,10 @@ pub(super) enum LinkMessage {
         epoch: u32,
     },
     /// The sender ends the session.
-    Close,
+    Close {
+        /// Why.
+        why: Goodbye,
+    },
 }
 
 impl LinkMessage {
@@ -67,7 +71,7 @@ impl LinkMessage {
             LinkMessage::Ping { .. } => "PING",
             LinkMessage::Pong { .. } => "PONG",
             LinkMessage::LinkDead { .. } => "LINK_DEAD",
-            LinkMessage::Close => "CLOSE",
+            LinkMessage::Close { .. } => "CLOSE",
         }
     }
 
@@ -95,7 +99,15 @@ impl LinkMessage {
                 out.put_u8(LinkType::LinkDead as u8);
                 out.put_u32(epoch);
             }
-            LinkMessage::Close => out.put_u8(LinkType::Close as u8),
+            LinkMessage::Close { why } => {
+                out.put_u8(LinkType::Close as u8);
+                out.put_u8(match why {
+                    Goodbye::Stopped => 0,
+                    Goodbye::Unauthorised => 1,
+                    Goodbye::Unknown => 2,
+                    Goodbye::Expired => 3,
+                });
+            }
         }
     }
 
@@ -115,7 +127,15 @@ impl LinkMessage {
             LinkType::Ping => LinkMessage::Ping { token: body.try_get_u64().map_err(short)? },
             LinkType::Pong => LinkMessage::Pong { token: body.try_get_u64().map_err(short)? },
             LinkType::LinkDead => LinkMessage::LinkDead { epoch: body.try_get_u32().map_err(short)? },
-            LinkType::Close => LinkMessage::Close,
+            LinkType::Close => LinkMessage::Close {
+                why: match body.try_get_u8().map_err(short)? {
+                    1 => Goodbye::Unauthorised,
+                    2 => Goodbye::Unknown,
+                    3 => Goodbye::Expired,
+                    // Whatever a later version may say: it is over.
+                    _ => Goodbye::Stopped,
+                },
+            },
         };
         if body.is_empty() {
             Ok(message)
@@ -187,7 +207,10 @@ mod tests {
             LinkMessage::Ping { token: 1 },
             LinkMessage::Pong { token: 2 },
             LinkMessage::LinkDead { epoch: 3 },
-            LinkMessage::Close,
+            LinkMessage::Close { why: Goodbye::Stopped },
+            LinkMessage::Close { why: Goodbye::Unauthorised },
+            LinkMessage::Close { why: Goodbye::Unknown },
+            LinkMessage::Close { why: Goodbye::Expired },
         ];
         let mut wire = BytesMut::new();
         for (counter, message) in messages.iter().enumerate() {

@@ -146,7 +146,7 @@ pub enum LinkType {
     Pong = 5,
     /// Another link is dead.
     LinkDead = 6,
-    /// The session ends.
+    /// The session ends, and why.
     Close = 7,
 }
 

@@ -5,4 +5,6 @@ mod harness;
 mod network;
 #[cfg(unix)]
 mod signals;
+#[cfg(unix)]
+mod status;
 mod words;

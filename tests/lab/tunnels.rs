@@ -201,5 +201,5 @@ fn killed(record: &Record, fate: Fate) -> Result<()> {
         record.add(&"test".into(), format!("{fate:?} is the fate of {sealed} connections"));
         ensure(sealed > 0, || "there was no direct connection".to_owned())
     })?;
-    connect.line("connected again").map(drop)
+    connect.line("back after").map(drop)
 }

@@ -21,9 +21,12 @@ const GREETING: &[u8] = b"SSH-2.0-simulated\r\n";
 /// Bytes written at a time.
 const CHUNK: usize = 1 << 14;
 
-/// A session, its link and its one stream.
+/// A session, its link and its one stream; where the test plays the programs itself, its streams.
 pub struct Tunnel {
-    session: Session,
+    pub session: Session,
+    /// The test plays the programs, and takes [`events`](Self::events).
+    scripted: bool,
+    pub events: Vec<SessionEvent>,
     link: Option<(u32, Option<SockId>)>,
     buffer: BytesMut,
     initiator: bool,
@@ -42,12 +45,15 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    pub fn new(now: Instant, initiator: bool, keys: EpochKeys) -> Self {
+    pub fn new(now: Instant, initiator: bool, keys: EpochKeys, scripted: bool) -> Self {
         let mut session = Session::new(now, initiator, keys, SessionConfig::default());
         let request = OpenRequest { service: None };
-        let stream = initiator.then(|| session.open(now, request).expect("the first stream"));
+        let opens = initiator && !scripted;
+        let stream = opens.then(|| session.open(now, request).expect("the first stream"));
         Tunnel {
             session,
+            scripted,
+            events: Vec::new(),
             link: None,
             buffer: BytesMut::new(),
             initiator,
@@ -123,6 +129,7 @@ impl Tunnel {
         }
         while let Some(event) = self.session.poll_event() {
             match event {
+                event if self.scripted => self.events.push(event),
                 SessionEvent::Opened { id, .. } => self.stream = Some(id),
                 SessionEvent::Readable(_) | SessionEvent::Writable(_) => {}
                 event => panic!("nobody ended anything: {event:?}"),
@@ -133,7 +140,9 @@ impl Tunnel {
             self.write(stream, goal);
         }
         if let Some((_, Some(sock))) = self.link {
-            while let Some(record) = self.session.poll_transmit(io.now) {
+            while io.tcp.has_room(sock)
+                && let Some(record) = self.session.poll_transmit(io.now)
+            {
                 io.tcp.send(io.now, sock, &record);
             }
         }

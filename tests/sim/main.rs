@@ -2,6 +2,8 @@
 #![allow(unreachable_pub, missing_docs, reason = "a test program has no interface")]
 
 mod exchange;
+mod false_alarms;
+mod figures;
 mod memory;
 mod model;
 #[path = "../nat_model/mod.rs"]
@@ -10,10 +12,13 @@ mod openings;
 mod oracle;
 mod pairs;
 mod peer;
+mod recovery;
 mod scenarios;
 mod scene;
 mod server;
+mod suspended;
 mod tcp;
+mod whole;
 mod world;
 
 use rand::{Rng, SeedableRng, rngs::StdRng};

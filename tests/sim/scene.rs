@@ -8,6 +8,7 @@ use std::{
 
 use punchtunnel::{
     endpoint::{Event as Told, Role, Settings},
+    punch::Effort,
     secure::{Psk, StaticKey},
     wire::DEFAULT_PORT,
 };
@@ -15,6 +16,7 @@ use tracing::{Level, Metadata, Subscriber, span};
 use zeroize::Zeroizing;
 
 use crate::{
+    exchange::Tunnel,
     nat_model::Behaviour,
     peer::{Admission, Peer, UDP_PORT},
     server::{PORTS, Rendezvous},
@@ -64,6 +66,8 @@ pub struct Scene {
     /// The network of the client, then the host's.
     pub networks: [NetworkId; 2],
     pub trust: Trust,
+    /// The test plays the programs at both ends.
+    pub scripted: bool,
     seed: u64,
     server_addr: SocketAddr,
     inside: [Vec<IpAddr>; 2],
@@ -110,6 +114,7 @@ impl Scene {
             clients: Vec::new(),
             networks,
             trust: Trust::Authorised,
+            scripted: false,
             seed,
             server_addr: SocketAddr::new(server_ip, DEFAULT_PORT),
             inside,
@@ -131,7 +136,8 @@ impl Scene {
         }
         let late = self.lateness();
         let settings = self.settings(self.host_key(), Role::Host { name: NAME.into() });
-        let peer = Peer::new(self.world.random(), settings, admission, 0, late);
+        let mut peer = Peer::new(self.world.random(), settings, admission, 0, late);
+        peer.scripted = self.scripted;
         let inside = self.inside[1].clone();
         let party = Party::Peer(Box::new(peer));
         self.host = self.world.host(self.networks[1], &inside, &[UDP_PORT], party);
@@ -147,7 +153,8 @@ impl Scene {
         };
         let late = self.lateness();
         let settings = self.settings(self.client_key(number), role);
-        let peer = Peer::new(self.world.random(), settings, Admission::default(), GOAL, late);
+        let mut peer = Peer::new(self.world.random(), settings, Admission::default(), GOAL, late);
+        peer.scripted = self.scripted;
         // Clients of one network have addresses in a row.
         let inside: Vec<IpAddr> = self.inside[0].iter().map(|ip| nth(*ip, number)).collect();
         let party = Party::Peer(Box::new(peer));
@@ -165,6 +172,14 @@ impl Scene {
         match self.world.program(id) {
             Party::Peer(peer) => peer,
             Party::Server(_) => panic!("that is the server"),
+        }
+    }
+
+    /// The session of the first client, or the host's with it.
+    pub fn tunnel(&mut self, id: HostId) -> Option<&mut Tunnel> {
+        match self.world.program_mut(id) {
+            Party::Peer(peer) => peer.sessions.values_mut().next(),
+            Party::Server(_) => None,
         }
     }
 
@@ -237,6 +252,7 @@ impl Scene {
             server_key: None,
             probe_servers: PORTS.map(|port| SocketAddr::new(self.server_addr.ip(), port)).to_vec(),
             role,
+            effort: Effort::default(),
         }
     }
 

@@ -12,8 +12,9 @@ use tokio::{net::TcpStream, task::AbortHandle};
 
 use crate::{
     mux::{MuxError, StreamId},
+    net::{clock, link::UserTimeout},
     secure::{EpochKeys, EstablishedLink},
-    session::{LinkError, Session, SessionConfig, SessionEvent},
+    session::{LinkError, Session, SessionConfig, SessionError, SessionEvent},
     wire::{
         peer::Goodbye,
         stream::{OpenRequest, ResetReason},
@@ -32,8 +33,8 @@ pub(super) struct State {
     pub(super) incoming: VecDeque<(StreamId, OpenRequest)>,
     pub(super) ended: Option<Goodbye>,
     linger: Duration,
-    /// When a session without a link expires.
-    expires: Option<Instant>,
+    /// When a session without a link expires, by the clock that runs during sleep.
+    expires: Option<Duration>,
     expired: bool,
 }
 
@@ -42,6 +43,7 @@ pub(super) struct Link {
     pub(super) epoch: u32,
     pub(super) stream: Arc<TcpStream>,
     pub(super) reading: AbortHandle,
+    pub(super) user_timeout: UserTimeout,
 }
 
 /// A stream that somebody holds.
@@ -64,16 +66,22 @@ pub(super) struct Happened {
 }
 
 impl State {
-    pub(super) fn new(now: Instant, initiator: bool, keys: EpochKeys, linger: Duration) -> Self {
+    pub(super) fn new(
+        now: Instant,
+        initiator: bool,
+        keys: EpochKeys,
+        linger: Duration,
+        config: SessionConfig,
+    ) -> Self {
         State {
-            session: Session::new(now, initiator, keys, SessionConfig::default()),
+            session: Session::new(now, initiator, keys, config),
             link: None,
             lost: None,
             streams: BTreeMap::new(),
             incoming: VecDeque::new(),
             ended: None,
             linger,
-            expires: now.checked_add(linger),
+            expires: clock::since_boot().checked_add(linger),
             expired: false,
         }
     }
@@ -95,7 +103,7 @@ impl State {
             link.reading.abort();
         }
         self.session.detach(now);
-        self.expires = now.checked_add(self.linger);
+        self.expires = clock::since_boot().checked_add(self.linger);
     }
 
     /// This side gives a link up; `false` where it is given up already or another is in use.
@@ -108,21 +116,26 @@ impl State {
         true
     }
 
-    pub(super) fn slept(&mut self, time: Duration) {
-        // Where it would have been in the time before this clock began, it has long passed.
-        self.expires = self.expires.map(|at| at.checked_sub(time).unwrap_or(at));
+    /// The kernel's patience with the link follows the session's.
+    pub(super) fn follow_limit(&mut self) {
+        if let (Some(link), Some(silence)) = (&mut self.link, self.session.silence_limit()) {
+            link.user_timeout.follow(&link.stream, silence);
+        }
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Result<(), LinkError> {
-        if self.expires.is_some_and(|at| at <= now) {
+        if self.expires.is_some_and(|at| at <= clock::since_boot()) {
             self.expires = None;
             self.expired = true;
         }
         self.session.handle_timeout(now)
     }
 
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.session.poll_timeout().into_iter().chain(self.expires).min()
+    /// When to call [`handle_timeout`](Self::handle_timeout), and after a sleep at once: `now` stood still.
+    pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        let left = self.expires.map(|at| at.saturating_sub(clock::since_boot()));
+        let expires = left.and_then(|left| now.checked_add(left));
+        self.session.poll_timeout().into_iter().chain(expires).min()
     }
 
     pub(super) fn poll_read(
@@ -178,7 +191,7 @@ impl State {
     pub(super) fn take_events(&mut self) -> Happened {
         let mut happened = Happened::default();
         if std::mem::take(&mut self.expired) {
-            happened.ended = Some(Goodbye::Stopped);
+            happened.ended = Some(Goodbye::Expired);
         }
         while let Some(event) = self.session.poll_event() {
             match event {
@@ -208,7 +221,10 @@ impl State {
                 }
                 SessionEvent::Ended(error) => {
                     tracing::debug!(%error, "session ended");
-                    happened.ended = Some(Goodbye::Stopped);
+                    happened.ended = Some(match error {
+                        SessionError::Closed(why) => why,
+                        SessionError::Violation(_) => Goodbye::Stopped,
+                    });
                 }
             }
         }

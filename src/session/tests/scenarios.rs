@@ -272,14 +272,14 @@ fn what_came_before_a_reset_is_read_before_it() {
 fn close_reaches_the_peer_and_resets_what_is_open() {
     let mut pair = Pair::linked(SessionConfig::default());
     let id = pair.opened();
-    pair.sessions[INITIATOR].close(pair.now);
+    pair.sessions[INITIATOR].close(pair.now, Goodbye::Unauthorised);
     assert_eq!(pair.events(INITIATOR), [SessionEvent::Reset { id, reason: ResetReason::SessionEnded }]);
     pair.settle();
     assert_eq!(
         pair.events(RESPONDER),
         [
             SessionEvent::Reset { id, reason: ResetReason::SessionEnded },
-            SessionEvent::Ended(SessionError::Closed)
+            SessionEvent::Ended(SessionError::Closed(Goodbye::Unauthorised))
         ]
     );
     for side in [INITIATOR, RESPONDER] {
@@ -304,7 +304,7 @@ fn a_peer_that_breaks_the_protocol_ends_the_session_and_not_the_link() {
     assert_eq!(events[0], SessionEvent::Reset { id, reason: ResetReason::SessionEnded });
     assert!(matches!(events[1], SessionEvent::Ended(SessionError::Violation(_))), "{events:?}");
     pair.settle();
-    assert!(pair.events(RESPONDER).contains(&SessionEvent::Ended(SessionError::Closed)));
+    assert!(pair.events(RESPONDER).contains(&SessionEvent::Ended(SessionError::Closed(Goodbye::Stopped))));
 }
 
 #[test]

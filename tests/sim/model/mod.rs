@@ -20,14 +20,20 @@ use std::{
 use punchtunnel::{
     mux::MAX_STREAMS,
     session::{MuxError, SessionConfig, SessionEvent, StreamId},
-    wire::stream::{OpenRequest, ResetReason},
+    wire::{
+        peer::Goodbye,
+        stream::{OpenRequest, ResetReason},
+    },
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-pub use self::pipes::Pipes;
 use self::{
     moves::{Move, moves, smallest},
     wires::{INITIATOR, RESPONDER, Wires},
+};
+pub use self::{
+    pipes::Pipes,
+    wires::{epoch_keys, established},
 };
 use crate::memory;
 
@@ -60,7 +66,7 @@ impl Model {
             queue: one_of(&[3_000, 50_000, 400_000, 64 << 20]),
             record: one_of(&[1024, 5000, 65536]),
             eager_replay: one_of(&[0, 2000, 128 << 10]),
-            silence: Duration::from_secs(2),
+            ..SessionConfig::default()
         };
         let capacity = one_of(&[100, 4_000, 256 << 10]);
         Model { wires: Wires::new(config, capacity), pipes: Pipes::default(), config, refusals: None }
@@ -186,7 +192,7 @@ impl Model {
         }
         self.pipes.closed[side] = true;
         let now = self.wires.now[side];
-        self.wires.sessions[side].close(now);
+        self.wires.sessions[side].close(now, Goodbye::Stopped);
         self.take_events();
         self.pipes.is_over(side);
         if let Some(epoch) = self.wires.link(side) {
@@ -348,7 +354,7 @@ fn play(seed: u64, moves: &[Move]) {
     // What costs more than the sequence itself is looked at now and then.
     match seed % 512 {
         _ if model.pipes.is_closed() => {}
-        0 | 64 | 192 | 320 | 448 if model.config.record > 5000 => model.open_all(),
+        0 | 64 | 192 | 320 | 448 if model.wires.capacity > model.config.record => model.open_all(),
         128 | 256 | 384 => model.rest(before),
         _ => {}
     }
@@ -387,7 +393,7 @@ fn check(seed: u64) {
 }
 
 /// A number out of the environment.
-fn setting(name: &str, usually: u64) -> u64 {
+pub fn setting(name: &str, usually: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(usually)
 }
 

@@ -208,15 +208,33 @@ impl Pipes {
 
     /// Everybody has read everything on a good link: was everything there, and is nobody left waiting?
     pub fn check_delivered(&self) {
+        if let Some(missing) = self.missing() {
+            panic!("{missing}");
+        }
+    }
+
+    /// What somebody still waits for.
+    pub fn missing(&self) -> Option<String> {
         for side in [0, 1] {
             for (id, end) in self.ends[side].iter().filter(|(_, end)| !end.over) {
-                let other = self.ends[1 - side].get(id);
-                let other = other.unwrap_or_else(|| panic!("{id} was never announced"));
-                assert_eq!(end.read, other.written, "{id}: side {side} does not get what was written");
-                assert!(!end.blocked, "{id}: side {side} waits for room for ever");
-                assert!(end.remote_finished || !other.finished, "{id}: side {side} hears of no end");
+                let Some(other) = self.ends[1 - side].get(id) else {
+                    return Some(format!("{id} was never announced"));
+                };
+                if other.reset {
+                    return Some(format!("{id}: side {side} does not hear that it was reset"));
+                }
+                if end.read != other.written {
+                    return Some(format!("{id}: side {side} has {} bytes of {}", end.read, other.written));
+                }
+                if end.blocked {
+                    return Some(format!("{id}: side {side} waits for room for ever"));
+                }
+                if !end.remote_finished && other.finished {
+                    return Some(format!("{id}: side {side} hears of no end"));
+                }
             }
         }
+        None
     }
 
     /// Everybody has finished and read everything: was everything there?

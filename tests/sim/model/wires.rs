@@ -14,7 +14,7 @@ use std::{
 
 use bytes::BytesMut;
 use punchtunnel::{
-    secure::{EstablishedLink, Initiator, Psk, Purpose, Responder, Secrets, StaticKey},
+    secure::{EpochKeys, EstablishedLink, Initiator, Psk, Purpose, Responder, Secrets, StaticKey},
     session::{LinkError, Session, SessionConfig},
 };
 use zeroize::Zeroizing;
@@ -49,8 +49,13 @@ fn handshake(number: u32) -> [Secrets; 2] {
     [initiator, responder]
 }
 
+/// A side's keys for session records of that epoch.
+pub fn epoch_keys(side: usize, epoch: u32) -> EpochKeys {
+    SECRETS[epoch as usize][side].epoch()
+}
+
 /// A side's end of the link of that number.
-fn established(side: usize, epoch: u32) -> EstablishedLink {
+pub fn established(side: usize, epoch: u32) -> EstablishedLink {
     let secrets = &SECRETS[epoch as usize][side];
     let (next_seal, next_open) = if side == INITIATOR { (1, 0) } else { (0, 1) };
     EstablishedLink { epoch, epoch_keys: secrets.epoch(), link_keys: secrets.link(), next_seal, next_open }
@@ -89,7 +94,7 @@ pub struct Wires {
     wires: BTreeMap<u32, Wire>,
     epoch: u32,
     /// Bytes that a connection takes in one direction before it is full.
-    capacity: usize,
+    pub capacity: usize,
     /// What a side has to say of dead links.
     dead: [Option<u32>; 2],
 }

@@ -16,6 +16,7 @@ use punchtunnel::{
     endpoint::{ConnId, Endpoint, Event, Input, OpenFailure, Output, Path, PeerId, PortsId, Settings},
     secure::{Psk, PublicKey},
     wire::{
+        peer::Goodbye,
         probe::{ProbeQuestion, Purpose, preamble},
         server::Decline,
     },
@@ -50,6 +51,10 @@ pub struct Peer {
     pub began: Option<Instant>,
     /// Bytes that the client is to exchange in its stream.
     pub goal: usize,
+    /// The test plays the programs.
+    pub scripted: bool,
+    /// Sessions that ended, and why.
+    pub ended: Vec<Goodbye>,
     socks: BTreeMap<SockId, Use>,
     lines: BTreeMap<SocketAddr, Line>,
     listening: BTreeMap<u16, PortsId>,
@@ -100,6 +105,8 @@ impl Peer {
             sessions: BTreeMap::new(),
             began: None,
             goal,
+            scripted: false,
+            ended: Vec::new(),
             socks: BTreeMap::new(),
             lines: BTreeMap::new(),
             listening: BTreeMap::new(),
@@ -145,6 +152,20 @@ impl Peer {
         }
     }
 
+    /// What the other side sends on the links is lost from now on; nobody here knows.
+    pub fn deafen_links(&mut self, io: &mut Io<'_>) {
+        for (&sock, _) in self.socks.iter().filter(|(_, usage)| matches!(usage, Use::Link { .. })) {
+            io.tcp.deafen(sock);
+        }
+    }
+
+    /// The machine is somewhere else in the network: links from an address that is gone are given up, as
+    /// `net` does.
+    pub fn moved(&mut self, io: &mut Io<'_>) {
+        self.kill_links(io, false);
+        self.tell(io, Input::NetworkChanged);
+    }
+
     /// The events that satisfy a condition.
     pub fn told(&self, condition: impl Fn(&Event) -> bool) -> usize {
         self.events.iter().filter(|(_, event)| condition(event)).count()
@@ -186,7 +207,10 @@ impl Peer {
                 self.tell(io, Input::Admit { ask, verdict });
             }
             Output::Bind { ports, count } => {
-                let bound: Vec<u16> = (0..count).map(|_| self.port()).collect();
+                let mut bound = self.sets.remove(&ports).unwrap_or_default();
+                while bound.len() < usize::from(count) {
+                    bound.push(self.port());
+                }
                 self.sets.insert(ports, bound.clone());
                 let has = |v4: bool| io.addresses.iter().any(|ip| ip.is_ipv4() == v4);
                 let given = |v4: bool| if has(v4) { bound.clone() } else { Vec::new() };
@@ -228,7 +252,7 @@ impl Peer {
             }
             Output::Release { ports } => self.release(io, ports),
             Output::Session { peer, keys, initiator, .. } => {
-                self.sessions.insert(peer, Tunnel::new(io.now, initiator, keys));
+                self.sessions.insert(peer, Tunnel::new(io.now, initiator, keys, self.scripted));
             }
             Output::Link { peer, conn, link, surplus } => {
                 let epoch = link.epoch;
@@ -254,7 +278,8 @@ impl Peer {
                     io.tcp.close(io.now, sock);
                 }
             }
-            Output::SessionEnded { peer, .. } => {
+            Output::SessionEnded { peer, why } => {
+                self.ended.push(why);
                 self.sessions.remove(&peer);
             }
             Output::Event(event) => self.events.push((io.now, event)),

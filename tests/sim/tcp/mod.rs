@@ -95,12 +95,16 @@ struct Conn {
     /// ACKs in a row that acknowledged nothing new.
     duplicates: u32,
     rtt: Duration,
+    /// How far single round trips are from that, on average.
+    variation: Duration,
     opened: Instant,
     timer: Option<Instant>,
     /// What of it is in the stack's timers.
     armed: Option<Instant>,
     closed: bool,
     peer_closed: bool,
+    /// Nothing of it arrives any more, and nobody says so.
+    deaf: bool,
 }
 
 /// The TCP of one host.
@@ -203,6 +207,17 @@ impl Stack {
         self.remove(id);
     }
 
+    /// What the other side sends on a connection is lost from now on: a firewall that forgot one
+    /// direction.
+    pub fn deafen(&mut self, id: SockId) {
+        self.conns.get_mut(&id).into_iter().for_each(|conn| conn.deaf = true);
+    }
+
+    /// Whether the socket takes bytes: a kernel holds no more than a window or two.
+    pub fn has_room(&self, id: SockId) -> bool {
+        self.conns.get(&id).is_some_and(|conn| conn.queued.len() < pipe::WINDOW)
+    }
+
     /// Connections in any state.
     pub fn len(&self) -> usize {
         self.conns.len()
@@ -258,6 +273,9 @@ impl Stack {
             }
             return;
         };
+        if self.conns[&id].deaf {
+            return;
+        }
         match self.conns[&id].state {
             State::SynSent => self.handle_syn_sent(now, id, flags, segment),
             State::SynReceived => self.handle_syn_received(now, id, flags, segment),

@@ -38,11 +38,13 @@ impl Stack {
             tries: 0,
             duplicates: 0,
             rtt: Duration::from_millis(100),
+            variation: Duration::from_millis(50),
             opened: now,
             timer: None,
             armed: None,
             closed: false,
             peer_closed: false,
+            deaf: false,
         };
         self.conns.insert(id, conn);
         self.tuples.insert((local, remote), id);
@@ -119,6 +121,7 @@ impl Stack {
         conn.state = State::Established;
         if conn.tries == 0 {
             conn.rtt = now.duration_since(conn.opened);
+            conn.variation = conn.rtt / 2;
         }
         (conn.tries, conn.timer) = (0, None);
         let (local, remote) = (conn.local, conn.remote);

@@ -6,13 +6,16 @@ use super::{Conn, End, Event, InFlight, Segment, SockId, Stack, State};
 use crate::nat_model::{Flags, Packet};
 
 /// Segments in flight.
-const WINDOW: usize = 64;
+pub(super) const WINDOW: usize = 64;
 
 /// ACKs for the same number that say that the segment behind it is lost.
 const DUPLICATES: u32 = 3;
 
-/// Least time before a retransmission, beyond the round trip.
+/// Least time before a retransmission, beyond the round trip, as in Linux.
 const RTO_MIN: Duration = Duration::from_millis(200);
+
+/// Longest time before one.
+const RTO_MAX: Duration = Duration::from_secs(120);
 
 /// Retransmissions before a connection is given up.
 const RETRIES: u32 = 12;
@@ -79,14 +82,16 @@ impl Stack {
             }
             // What waited behind a hole says nothing about the path.
             if !first.repeated && conn.tries == 0 && conn.duplicates == 0 {
-                conn.rtt = (conn.rtt * 7 + now.duration_since(first.sent)) / 8;
+                let sample = now.duration_since(first.sent);
+                conn.variation = (conn.variation * 3 + conn.rtt.abs_diff(sample)) / 4;
+                conn.rtt = (conn.rtt * 7 + sample) / 8;
             }
             conn.in_flight.pop_front();
             progress = true;
         }
         if progress {
             (conn.tries, conn.duplicates) = (0, 0);
-            conn.timer = (!conn.in_flight.is_empty()).then(|| now + conn.rtt + RTO_MIN);
+            conn.timer = (!conn.in_flight.is_empty()).then(|| now + conn.rto());
             self.pump(now, id);
             self.finish(now, id);
         } else if let Some(first) = conn.in_flight.front_mut().filter(|first| first.seq == ack) {
@@ -107,7 +112,7 @@ impl Stack {
             let segment = data(conn, conn.next_seq, bytes.clone(), fin);
             conn.in_flight.push_back(InFlight { seq: conn.next_seq, bytes, fin, sent: now, repeated: false });
             conn.next_seq = segment.end();
-            conn.timer.get_or_insert(now + conn.rtt + RTO_MIN);
+            conn.timer.get_or_insert(now + conn.rto());
             self.out.push_back(segment);
         }
     }
@@ -131,7 +136,7 @@ impl Stack {
         }
         first.repeated = true;
         let (seq, bytes, fin) = (first.seq, first.bytes.clone(), first.fin);
-        conn.timer = Some(now + (conn.rtt + RTO_MIN) * (1 << conn.tries.min(6)));
+        conn.timer = Some(now + (conn.rto() * (1 << conn.tries.min(10))).min(RTO_MAX));
         self.out.push_back(data(conn, seq, bytes, fin));
     }
 
@@ -146,6 +151,13 @@ impl Stack {
         } else {
             conn.timer.get_or_insert(now + FIN_WAIT);
         }
+    }
+}
+
+impl Conn {
+    /// Time before an unanswered segment is sent again (RFC 6298).
+    fn rto(&self) -> Duration {
+        self.rtt + (self.variation * 4).max(RTO_MIN)
     }
 }
 

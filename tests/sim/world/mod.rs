@@ -30,6 +30,9 @@ use crate::{
 /// One hop inside a network.
 const LAN_DELAY: Duration = Duration::from_micros(100);
 
+/// Longest time that a host sleeps altogether while its clock stands still.
+const MOST_SLEEP: Duration = Duration::from_secs(72 * 3600);
+
 /// Routers between any two networks of the internet.
 pub const INTERNET_HOPS: u8 = 8;
 
@@ -85,6 +88,8 @@ struct Host<P> {
     /// The earliest wake-up in the queue.
     wake: Option<Instant>,
     cut: bool,
+    /// Suspended since.
+    asleep: Option<Instant>,
 }
 
 struct Network {
@@ -156,7 +161,8 @@ impl<P: Program> World<P> {
     /// A host with open UDP ports; its clock runs ahead by up to ten hours.
     pub fn host(&mut self, network: NetworkId, addresses: &[IpAddr], udp: &[u16], program: P) -> HostId {
         let id = HostId(self.hosts.len());
-        let clock_offset = Duration::from_micros(self.rng.random_range(0..36_000_000_000));
+        let ahead = self.rng.random_range(0..36_000_000_000);
+        let clock_offset = MOST_SLEEP + Duration::from_micros(ahead);
         self.hosts.push(Host {
             network,
             addresses: Vec::new(),
@@ -166,6 +172,7 @@ impl<P: Program> World<P> {
             clock_offset,
             wake: None,
             cut: false,
+            asleep: None,
         });
         self.set_addresses(id, addresses);
         self.schedule(self.now, Happening::Wake(id));
@@ -200,6 +207,33 @@ impl<P: Program> World<P> {
     /// Cuts a host off the network, or joins it again: nothing comes in or goes out.
     pub fn cut(&mut self, id: HostId, cut: bool) {
         self.hosts[id.0].cut = cut;
+    }
+
+    /// Moves a host into another network.
+    pub fn relocate(&mut self, id: HostId, network: NetworkId, addresses: &[IpAddr]) {
+        self.set_addresses(id, &[]);
+        self.hosts[id.0].network = network;
+        self.set_addresses(id, addresses);
+    }
+
+    /// Suspends a host: nothing runs, and what arrives is lost.
+    pub fn suspend(&mut self, id: HostId) {
+        self.hosts[id.0].asleep.get_or_insert(self.now);
+    }
+
+    /// It wakes. Its clock ran on meanwhile, or (as on Linux) stood still.
+    pub fn resume(&mut self, id: HostId, clock_ran: bool) {
+        let host = &mut self.hosts[id.0];
+        let Some(since) = host.asleep.take() else { return };
+        if !clock_ran {
+            host.clock_offset -= self.now - since;
+        }
+        host.wake = None;
+        self.schedule(self.now, Happening::Wake(id));
+    }
+
+    pub fn program_mut(&mut self, id: HostId) -> &mut P {
+        &mut self.hosts[id.0].program
     }
 
     pub fn program(&self, id: HostId) -> &P {
@@ -343,7 +377,7 @@ impl<P: Program> World<P> {
     fn arrive(&mut self, id: HostId, segment: Segment) {
         self.note("arrives", self.hosts[id.0].network, &segment);
         let host = &mut self.hosts[id.0];
-        if host.cut {
+        if host.cut || host.asleep.is_some() {
             return;
         }
         let now = self.now + host.clock_offset;
@@ -367,6 +401,9 @@ impl<P: Program> World<P> {
 
     fn wake(&mut self, id: HostId) {
         let host = &mut self.hosts[id.0];
+        if host.asleep.is_some() {
+            return;
+        }
         if host.wake.is_some_and(|at| at <= self.now) {
             host.wake = None;
         }
