@@ -29,6 +29,10 @@ pub enum Error {
     /// Whoever runs the server or the networks in between; often time alone.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// Nobody: the program was told to stop before it had done what it was asked for. Whoever told it
+    /// knows that, so the command line prints nothing.
+    #[error("stopped")]
+    Stopped,
     /// Us: this is a mistake in the program.
     #[error("internal error, please report it: {0}")]
     Internal(String),

@@ -582,3 +582,15 @@ fn the_streams_of_a_client_that_closes_have_arrived_and_the_host_knows() {
         while !matches!(events.next().await.unwrap(), Event::SessionEnded { .. }) {}
     });
 }
+
+#[test]
+fn a_server_that_has_stopped_lets_go_of_its_connections() {
+    run(async {
+        let server = server().await;
+        let mut stream = TcpStream::connect(&server.address).await.unwrap();
+        let preamble = punchtunnel::wire::probe::preamble(punchtunnel::wire::probe::Purpose::Datagrams);
+        stream.write_all(&preamble).await.unwrap();
+        drop(server);
+        assert!(!matches!(stream.read(&mut [0]).await, Ok(1..)));
+    });
+}

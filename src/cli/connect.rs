@@ -1,13 +1,13 @@
 //! `punchtunnel connect`: services of a host, on local ports or on standard input and output.
 
 use std::{
+    cell::Cell,
     io::{BufRead, ErrorKind, IsTerminal},
-    net::SocketAddr,
     time::Duration,
 };
 
 use punchtunnel::{
-    ConfigError, Error, PeerError, endpoint,
+    ConfigError, Error, NetworkError, PeerError, endpoint,
     forward::LocalRule,
     identity::{Code, Entry, Name, Pinned, Trust},
     net::{Client, Event, Events, LocalPort, carry_pipes},
@@ -22,7 +22,7 @@ use super::{
     output::Output,
     servers::Servers,
     settings::{Place, Span, usage},
-    stop::Stop,
+    stop::{Hangup, LOOK_UP_AGAIN, Stop},
 };
 
 /// How long `connect` waits for a host that is not there, unless told otherwise: a computer that
@@ -46,6 +46,8 @@ struct Settings {
     known: Option<Entry>,
     invite: Option<Code>,
     wait: Duration,
+    /// There was a connection: the ports have been told, and whoever uses them relies on this program.
+    was_connected: Cell<bool>,
 }
 
 /// How a run with one client ended.
@@ -56,34 +58,42 @@ enum Ended {
     WithoutInvite,
     /// The host was started anew, or stopped: it may come again.
     HostStopped,
+    /// After a connection, the server's name has no address: this computer is offline.
+    Offline,
 }
 
 /// Runs until it is told to stop, until standard input and output have ended, or until it fails.
 pub(crate) async fn run(args: ConnectArgs, place: &Place, output: &Output) -> Result<(), Error> {
-    let mut stop = Stop::listen();
-    let mut settings = Settings::from(args, place)?;
+    let hangup = if args.stdio.is_some() { Hangup::Stops } else { Hangup::StopsUnlessIgnored };
+    let mut stop = Stop::listen(hangup);
+    let mut settings = tokio::select! {
+        settings = Settings::from(args, place) => settings?,
+        () = stop.requested() => return Err(Error::Stopped),
+    };
+    // Before anything else: a port that is taken is an error at once. They stay open until the end: who
+    // connects while there is no host waits for it.
+    let mut ports = Vec::new();
+    for rule in &settings.rules {
+        ports.push(LocalPort::bind(rule).await?);
+    }
     loop {
-        // Before anything else: a port that is taken is an error at once.
-        let mut ports = Vec::new();
-        for rule in &mut settings.rules {
-            let port = LocalPort::bind(rule).await?;
-            // A port that was chosen stays the same, whatever happens.
-            rule.listen = port.address();
-            ports.push(port);
-        }
-        match once(&settings, ports, output, &mut stop).await? {
+        match once(&settings, &ports, output, &mut stop).await? {
             Ended::Done => return Ok(()),
             Ended::WithoutInvite => {
                 output.line("the invite is used or has expired; the host is known, so going on without it");
                 settings.invite = None;
             }
             Ended::HostStopped => settings.learn(place)?,
+            Ended::Offline => tokio::select! {
+                () = tokio::time::sleep(LOOK_UP_AGAIN) => {}
+                () = stop.requested() => return Ok(()),
+            },
         }
     }
 }
 
 impl Settings {
-    fn from(args: ConnectArgs, place: &Place) -> Result<Settings, Error> {
+    async fn from(args: ConnectArgs, place: &Place) -> Result<Settings, Error> {
         let name = args.name;
         let rules = place.many(args.forward, "forward")?;
         if rules.is_empty() && args.stdio.is_none() {
@@ -95,7 +105,10 @@ impl Settings {
         let servers = Servers::from(args.servers, place)?;
         let wait = place.one(args.wait, "wait")?.map_or(WAIT, |Span(span)| span);
         let named = place.one(args.host_key, "host-key")?;
-        let invite = args.invite.map(read_code).transpose()?;
+        let invite = match args.invite {
+            Some(secret) => Some(read_code(secret).await?),
+            None => None,
+        };
         let trust = place.trust();
         let known = trust.host(&name, servers.name())?;
         if let (Some(found), Some(entry)) = (named, &known)
@@ -111,7 +124,21 @@ impl Settings {
         }
         let key = place.key()?;
         let stdio = args.stdio;
-        Ok(Settings { name, rules, stdio, servers, trust, key, host_key, named, known, invite, wait })
+        let was_connected = Cell::new(false);
+        Ok(Settings {
+            name,
+            rules,
+            stdio,
+            servers,
+            trust,
+            key,
+            host_key,
+            named,
+            known,
+            invite,
+            wait,
+            was_connected,
+        })
     }
 
     /// After a session: the host has proved its key, and the invite is used up.
@@ -135,23 +162,29 @@ impl Settings {
 }
 
 /// An invite's code, from the option, the environment, or with `-` the first line of standard input.
-fn read_code(Secret(text): Secret) -> Result<Code, Error> {
+async fn read_code(Secret(text): Secret) -> Result<Code, Error> {
     if text.trim() != "-" {
         return Ok(text.parse().map_err(ConfigError::Code)?);
     }
-    if std::io::stdin().is_terminal() {
-        eprint!("invite code: ");
-    }
-    let mut line = zeroize::Zeroizing::new(String::new());
-    let read = std::io::stdin().lock().read_line(&mut line);
-    read.map_err(|e| ConfigError::Stdio(format!("cannot read the invite from standard input: {e}")))?;
+    tracing::trace!("reads the invite from standard input");
+    // On a thread of its own, which is left behind where a person stops the program instead.
+    let read = tokio::task::spawn_blocking(|| {
+        if std::io::stdin().is_terminal() {
+            eprint!("invite code: ");
+        }
+        let mut line = zeroize::Zeroizing::new(String::new());
+        std::io::stdin().lock().read_line(&mut line).map(|_| line)
+    });
+    let line = read.await.map_err(std::io::Error::other).and_then(|read| read);
+    let line =
+        line.map_err(|e| ConfigError::Stdio(format!("cannot read the invite from standard input: {e}")))?;
     Ok(line.parse().map_err(ConfigError::Code)?)
 }
 
 /// One client, from start to end.
 async fn once(
     settings: &Settings,
-    ports: Vec<LocalPort>,
+    ports: &[LocalPort],
     output: &Output,
     stop: &mut Stop,
 ) -> Result<Ended, Error> {
@@ -167,12 +200,20 @@ async fn once(
     }
     let builder = settings.servers.set_up(builder);
     let events = builder.events();
-    let client = tokio::select! {
-        client = builder.start() => client?,
-        () = stop.requested() => return Ok(Ended::Done),
+    let builder = if settings.was_connected.get() { builder.patience(Duration::MAX) } else { builder };
+    output.live(&format!("asking {} for \"{}\"", settings.servers.name(), settings.name));
+    let started = tokio::select! {
+        started = builder.start() => started,
+        () = stop.requested() => return settings.stopped(),
     };
-    let listening: Vec<_> = ports.iter().map(|port| port.address()).collect();
-    let forwards: Vec<_> = ports.into_iter().map(|port| client.forward(port)).collect();
+    let client = match started {
+        Err(error @ Error::Network(NetworkError::Resolve { .. })) if settings.was_connected.get() => {
+            output.live(&format!("{error}; trying on"));
+            return Ok(Ended::Offline);
+        }
+        started => started?,
+    };
+    let forwards: Vec<_> = ports.iter().map(|port| client.forward(port.clone())).collect();
     let carrying = async {
         match &settings.stdio {
             Some(service) => carry(&client, service, &settings.name).await,
@@ -182,9 +223,9 @@ async fn once(
     let result = tokio::select! {
         // Events first: they know more than the error that follows them.
         biased;
-        ended = watch(settings, &client, events, &listening, output) => ended,
+        ended = watch(settings, &client, events, ports, output) => ended,
         carried = carrying => carried.map(|()| Ended::Done),
-        () = stop.requested() => Ok(Ended::Done),
+        () = stop.requested() => settings.stopped(),
     };
     output.clear();
     forwards.iter().for_each(tokio::task::AbortHandle::abort);
@@ -196,9 +237,6 @@ async fn once(
         },
         _ => client.stop().await,
     }
-    while !forwards.iter().all(tokio::task::AbortHandle::is_finished) {
-        tokio::task::yield_now().await;
-    }
     result
 }
 
@@ -207,11 +245,11 @@ async fn watch(
     settings: &Settings,
     client: &Client,
     mut events: Events,
-    listening: &[SocketAddr],
+    ports: &[LocalPort],
     output: &Output,
 ) -> Result<Ended, Error> {
     let narrator = settings.narrator();
-    let mut is_listening = false;
+    let (mut was_reached, mut is_linked) = (false, false);
     let mut attempt = Attempt::default();
     loop {
         let event = tokio::select! {
@@ -224,19 +262,35 @@ async fn watch(
         match &event {
             Event::Endpoint(event) => {
                 settings.servers.remember(event, &settings.trust)?;
+                let is_silence = matches!(event, endpoint::Event::ServerSilent { .. });
+                was_reached |= matches!(event, endpoint::Event::ServerReached { .. });
+                is_linked |= matches!(event, endpoint::Event::Connected { .. });
+                let was_connected = settings.was_connected.get();
                 match narrator.tell(event) {
+                    // The error is about to follow.
+                    _ if is_silence && !was_reached => {}
+                    _ if !was_connected && matches!(event, endpoint::Event::Hopeless { .. }) => {}
                     Telling::Line(text) => output.line(&text),
+                    // A server that was away is told everything again; nobody waits for that.
+                    Telling::Live(_) if is_linked && !is_silence => {}
                     Telling::Live(text) => output.live(&text),
+                    Telling::Fatal(error) if was_connected && Narrator::is_about_server(event) => {
+                        output.line(&error.to_string());
+                    }
                     Telling::Fatal(error) => return settings.judge(error, output),
                 }
                 attempt.take(event);
                 settings.learn_from(&attempt, event, output);
-                if matches!(event, endpoint::Event::Connected { .. }) && !is_listening {
-                    is_listening = true;
-                    for (address, rule) in listening.iter().zip(&settings.rules) {
+                if matches!(event, endpoint::Event::Connected { .. }) && !settings.was_connected.replace(true)
+                {
+                    for (port, rule) in ports.iter().zip(&settings.rules) {
                         let service =
                             rule.service.as_ref().map(|s| format!(", service {s}")).unwrap_or_default();
-                        output.line(&format!("listening on {address} -> {}{service}", settings.name));
+                        output.line(&format!(
+                            "listening on {} -> {}{service}",
+                            port.address(),
+                            settings.name
+                        ));
                     }
                 }
             }
@@ -248,6 +302,7 @@ async fn watch(
                 }
             }
             other => {
+                is_linked &= !matches!(other, Event::LinkLost { .. });
                 if let Some(text) = narrator.tell_session(other) {
                     output.line(&text);
                 }
@@ -274,16 +329,32 @@ impl Settings {
         }
     }
 
+    /// Told to stop: for ports that were reached that is how it ends, anything else is not done yet.
+    fn stopped(&self) -> Result<Ended, Error> {
+        match self.was_connected.get() && self.stdio.is_none() {
+            true => Ok(Ended::Done),
+            false => Err(Error::Stopped),
+        }
+    }
+
     /// Whether it is over, or goes on in another way.
     fn judge(&self, error: Error, output: &Output) -> Result<Ended, Error> {
         match error {
             Error::Config(ConfigError::InviteRefused { .. }) if self.host_key.is_some() => {
                 Ok(Ended::WithoutInvite)
             }
-            Error::Peer(PeerError::Ended { why: Goodbye::Stopped | Goodbye::Unknown, .. })
+            Error::Peer(PeerError::Ended { why: why @ (Goodbye::Stopped | Goodbye::Unknown), .. })
                 if self.stdio.is_none() =>
             {
-                output.line(&format!("{error}; its connections are reset, waiting for it to come back"));
+                output.line(&match why {
+                    Goodbye::Unknown => {
+                        format!("\"{}\" was started anew: connections are reset, connecting again", self.name)
+                    }
+                    _ => format!(
+                        "\"{}\" was stopped: connections are reset, waiting for it to come back",
+                        self.name
+                    ),
+                });
                 Ok(Ended::HostStopped)
             }
             error => Err(error),

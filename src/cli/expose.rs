@@ -1,9 +1,7 @@
 //! `punchtunnel expose`: services of this computer under a name.
 
-use std::time::Duration;
-
 use punchtunnel::{
-    Error, NetworkError,
+    Error, NetworkError, endpoint,
     forward::Services,
     identity::{Name, Trust},
     net::{Event, Events, Host},
@@ -18,12 +16,8 @@ use super::{
     output::{Output, answer},
     servers::Servers,
     settings::{Place, unix_now, usage},
-    stop::Stop,
+    stop::{Hangup, LOOK_UP_AGAIN, Stop},
 };
-
-/// How often the server's name is looked up again while it has no address: a computer that has just
-/// started is often online a few seconds later.
-const LOOK_UP_AGAIN: Duration = Duration::from_secs(5);
 
 /// What `expose` runs with.
 struct Settings {
@@ -36,7 +30,7 @@ struct Settings {
 
 /// Runs the host until it is told to stop, or can never work.
 pub(crate) async fn run(args: ExposeArgs, place: &Place, output: &Output) -> Result<(), Error> {
-    let mut stop = Stop::listen();
+    let mut stop = Stop::listen(Hangup::StopsUnlessIgnored);
     let (wants_invite, ttl) = (args.invite, args.invite_ttl);
     let settings = Settings::from(args, place)?;
     if wants_invite {
@@ -113,13 +107,18 @@ async fn watch(settings: &Settings, mut events: Events, output: &Output) -> Resu
         side: Side::Host,
         server_pin: settings.servers.pin(),
     };
+    let mut was_registered = false;
     while let Some(event) = events.next().await {
         match event {
             Event::Endpoint(event) => {
                 settings.servers.remember(&event, &settings.trust)?;
+                was_registered |= event == endpoint::Event::Registered;
                 match narrator.tell(&event) {
                     Telling::Line(text) => output.line(&text),
                     Telling::Live(text) => output.live(&text),
+                    Telling::Fatal(error) if was_registered && Narrator::is_about_server(&event) => {
+                        output.line(&error.to_string());
+                    }
                     Telling::Fatal(error) => return Err(error),
                 }
             }

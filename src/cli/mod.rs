@@ -45,7 +45,10 @@ pub(crate) fn run() -> ExitCode {
             code
         }
         Err(error) => {
-            output.error(&error);
+            match error {
+                Error::Stopped => output.clear(),
+                _ => output.error(&error),
+            }
             ExitCode::from(error.exit_code())
         }
     }

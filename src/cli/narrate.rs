@@ -14,9 +14,6 @@ use punchtunnel::{
     wire::server::{Decline, NameRefusal, RequestRefusal},
 };
 
-/// After how long without an answer of the server `connect` gives up.
-const SERVER_PATIENCE: Duration = Duration::from_secs(10);
-
 /// Whom the events of a run are about.
 #[derive(Debug)]
 pub(crate) struct Narrator {
@@ -71,7 +68,10 @@ impl Narrator {
                 };
                 Telling::Line(format!("reached {server} by {by}, which sees {observed}, {}", millis(*took)))
             }
-            Event::ServerSilent { since } => self.server_silent(*since),
+            // How long a client has patience is up to the client.
+            Event::ServerSilent { since } => {
+                Telling::Live(format!("{server} does not answer (for {} now); trying on", seconds(*since)))
+            }
             Event::ServerVersion { theirs } => {
                 Telling::Fatal(ConfigError::Version { server: server.clone(), theirs: *theirs }.into())
             }
@@ -130,13 +130,18 @@ impl Narrator {
             Event::RoundFailed { why, next, .. } => {
                 Telling::Line(format!("no connection this time: {why}; next try in {}", millis(*next)))
             }
-            Event::Hopeless { why, .. } => match self.side {
-                Side::Host => Telling::Line(format!("this client cannot be connected directly: {why}")),
-                Side::Client { .. } => {
-                    Telling::Fatal(NetworkError::Hopeless { name: name.clone(), why: why.clone() }.into())
-                }
-            },
+            // Whether a client goes on is up to the client: after a connection it waits for a better network.
+            Event::Hopeless { why, .. } => Telling::Line(match self.side {
+                Side::Host => format!("this client cannot be connected directly: {why}"),
+                Side::Client { .. } => format!("no direct connection to \"{name}\" can be made here: {why}"),
+            }),
         }
+    }
+
+    /// The event is fatal at the beginning only: once there is a connection, or a registration, it is better
+    /// to go on without the server than to end what works. (Anybody on the way can name a wrong key.)
+    pub(crate) fn is_about_server(event: &Event) -> bool {
+        matches!(event, Event::ServerKeyChanged { .. } | Event::ServerVersion { .. } | Event::NotKept(_))
     }
 
     /// The sentence for what happens to a session; `None` where there is nothing to say.
@@ -171,16 +176,6 @@ impl Narrator {
     fn server_changed(&self, found: PublicKey) -> Error {
         let pinned = self.server_pin.clone();
         ConfigError::ServerKeyChanged { server: self.server.clone(), found, pinned }.into()
-    }
-
-    fn server_silent(&self, since: Duration) -> Telling {
-        let server = &self.server;
-        match self.side {
-            Side::Client { .. } if since >= SERVER_PATIENCE => {
-                Telling::Fatal(NetworkError::ServerSilent { server: server.clone(), since }.into())
-            }
-            _ => Telling::Live(format!("{server} does not answer (for {} now); trying on", seconds(since))),
-        }
     }
 
     fn not_registered(&self, why: NameRefusal) -> Telling {

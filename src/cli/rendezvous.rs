@@ -6,12 +6,12 @@ use super::{
     args::{RendezvousArgs, parse_listen},
     output::Output,
     settings::Place,
-    stop::Stop,
+    stop::{Hangup, Stop},
 };
 
 /// Runs the server until it is told to stop.
 pub(crate) async fn run(args: RendezvousArgs, place: &Place, output: &Output) -> Result<(), Error> {
-    let mut stop = Stop::listen();
+    let mut stop = Stop::listen(Hangup::StopsUnlessIgnored);
     let data = place.one(args.data, "data")?.unwrap_or_else(|| place.home.server_data());
     let listen = place.many(args.listen.into_iter().map(Listen).collect(), "listen")?;
     let probe_ports = place.many(args.probe_port, "probe-port")?;

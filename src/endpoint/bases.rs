@@ -37,7 +37,9 @@ pub(super) fn back(prediction: &mut Prediction, time: Duration) {
     let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     // Twice the mean move, ports.
     let pace = 2 * u64::from(step.unsigned_abs()) + u64::from(jitter);
-    let ports = u64::from(rate_centi).saturating_mul(ms).saturating_mul(pace) / 200_000;
+    // Whole connections: between its steps a counter gives no ports.
+    let connections = u64::from(rate_centi).saturating_mul(ms) / 100_000;
+    let ports = connections.saturating_mul(pace) / 2;
     let ports = u16::try_from(ports % (1 << 16)).unwrap_or(0);
     let next = if step > 0 { counter.next.wrapping_sub(ports) } else { counter.next.wrapping_add(ports) };
     if next != 0 {
@@ -64,10 +66,10 @@ mod tests {
 
     #[test]
     fn a_younger_base_goes_back_against_its_direction_by_the_rate() {
-        for (step, next) in [(1, 4990), (-1, 5010), (2, 4980)] {
+        for (step, next) in [(1, 4990), (-1, 5010), (2, 4980), (20, 4800)] {
             let counter = Counter { next: 5000, step, jitter: 0, rate_centi: 5_000, over_ms: 240 };
             let mut moving = prediction(Model::Progression(counter));
-            back(&mut moving, Duration::from_millis(200));
+            back(&mut moving, Duration::from_millis(219));
             assert_eq!(of(&[moving]), [next], "step {step}");
         }
     }

@@ -264,10 +264,13 @@ impl Round {
     /// and the counters' bases. The older prediction's age is the window of both; the other's base is moved
     /// back by what happens less. From now on this round plans with these.
     pub(super) fn agree(&mut self, now: Instant, lead: Duration, mine: Budget) -> (Budget, u16) {
-        let ages = [
-            self.survey.as_ref().map_or(Duration::ZERO, |survey| survey.age(now)) + lead,
-            now.saturating_duration_since(self.their_probe) + lead,
-        ];
+        // What stays as it is does not age.
+        let moves = |side: Option<&[Prediction]>| {
+            side.is_some_and(|side| side.iter().any(|p| !matches!(p.model, Model::Fixed { .. })))
+        };
+        let mine_age = self.survey.as_ref().filter(|_| moves(self.mine())).map(|survey| survey.age(now));
+        let their_age = moves(self.theirs()).then(|| now.saturating_duration_since(self.their_probe));
+        let ages = [mine_age, their_age].map(|age| age.unwrap_or_default() + lead);
         let window = ages[0].max(ages[1]);
         let base = |side: Option<&[Prediction]>, next: &[u16], age: Duration| {
             let mut side = bases::moved(side.unwrap_or_default(), next);

@@ -27,9 +27,9 @@ const ORIGINS: [u32; 2] = [0, 1024];
 /// Sizes of blocks that are looked for, as powers of two: 64 to 8192.
 const SIZES: std::ops::RangeInclusive<u32> = 6..=13;
 
-/// Probability from which a block is held for recognised. Where it is one in ten wrong, the true block
-/// still overlaps most of it.
-const RECOGNISED: f64 = 0.9;
+/// Probability from which a block is held for recognised. A wrong one still overlaps most of the true one,
+/// while the bare range leaves a tenth of a block unused.
+const RECOGNISED: f64 = 0.6;
 
 /// The port to meet at is a multiple of the first of these, where one is free: bands measured anew in
 /// later rounds mostly agree on the same one then.
@@ -145,8 +145,7 @@ mod tests {
                 let found = predict(&two_phases(&mut nat, &punch), &punch).unwrap();
                 wrong += usize::from(!holds_the_next(&found, &mut nat));
             }
-            eprintln!("{width}: exact {exact} held {held} over {over} wrong {wrong} of {trials}");
-            assert!(exact * 10 >= 6 * trials as usize, "{width}: {exact}");
+            assert!(exact * 10 >= 8 * trials as usize, "{width}: {exact}");
             assert!(held * 100 >= 98 * trials as usize, "{width}: {held}");
             assert!(over * 50 <= trials as usize, "{width}: {over}");
             assert!(wrong * 20 <= trials as usize, "{width}: {wrong}");

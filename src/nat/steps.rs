@@ -13,12 +13,12 @@ const MOST_JITTER: u32 = 8;
 /// Largest least step that an irregular counter is taken to have.
 const MOST_IRREGULAR_STEP: u32 = 16;
 
-/// What is taken for granted of foreign traffic before anything is seen: one connection in 50 ms (20 a
-/// second: a busy household or small office). A batch that leaves within a millisecond shows next to
+/// What is taken for granted of foreign traffic before anything is seen: half a connection in 25 ms (20
+/// a second: a busy household or small office). A batch that leaves within a millisecond shows next to
 /// nothing of the rate and yields this; one spread over some hundred milliseconds shows it.
-const PRIOR_EVENTS: f64 = 1.0;
+const PRIOR_EVENTS: f64 = 0.5;
 /// See [`PRIOR_EVENTS`], microseconds.
-const PRIOR_US: f64 = 50_000.0;
+const PRIOR_US: f64 = 25_000.0;
 
 /// Rates are exponentially less probable beyond this many a second: what moves a counter in a burst of
 /// a few milliseconds is its own irregularity, not ten thousand neighbours.
@@ -114,8 +114,10 @@ impl Rate {
         let us: u64 = known().map(|gap| gap.us).sum();
         let mean = f64::from(step) + f64::from(jitter) / 2.0;
         let foreign = (f64::from(ports) / mean - f64::from(own)).max(0.0);
-        let over_us = us as f64 + PRIOR_US;
-        Rate { per_us: (foreign + PRIOR_EVENTS) / over_us, over_us }
+        let (over_us, events) = (us as f64 + PRIOR_US, foreign + PRIOR_EVENTS);
+        // The jitter of all these moves blurs their number; the time that it is worth is the shorter.
+        let blur = (f64::from(own) + foreign) * f64::from(jitter * (jitter + 2)) / 12.0 / (mean * mean);
+        Rate { per_us: events / over_us, over_us: over_us * events / (events + blur) }
     }
 }
 

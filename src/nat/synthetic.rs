@@ -153,11 +153,6 @@ impl Nat {
         }
     }
 
-    /// Ports of a block that were given away.
-    pub(crate) fn used(&self) -> usize {
-        self.used.len()
-    }
-
     /// The same with this many foreign connections a second.
     pub(crate) fn with_foreign(self, rate: f64) -> Self {
         let mut nat = Nat { rate, ..self };
@@ -240,6 +235,12 @@ pub(crate) fn locals(dice: &mut Dice, count: usize) -> Vec<u16> {
     let mut used = BTreeSet::new();
     let drawn = std::iter::repeat_with(|| 32_768 + dice.below(20_000) as u16);
     drawn.filter(|&port| used.insert(port)).take(count).collect()
+}
+
+/// The same, as many more as a plan takes: bound when it is known, in a row, of one parity.
+pub(crate) fn more_locals(punch: &mut Vec<u16>, count: u16) {
+    let known = punch.len() as u16;
+    punch.extend((known..count).map(|i| 55_001 + 2 * i));
 }
 
 /// What one server with two ports sees of a batch that leaves within a millisecond.

@@ -99,7 +99,7 @@ impl Watcher {
     /// Runs until the client is over.
     pub(super) async fn run(mut self) {
         let silent = Failure::ServerSilent { since: self.patience };
-        let mut seen = Seen { deadline: Some((clock::now() + self.patience, silent)), connected: false };
+        let mut seen = Seen { deadline: after(self.patience, silent), connected: false };
         let failure = loop {
             let at = seen.deadline.as_ref().map(|(at, _)| *at);
             tokio::select! {
@@ -133,11 +133,15 @@ impl Watcher {
         };
         match event {
             E::ServerReached { .. } => seen.deadline = None,
+            // With a connection, it goes on for as long as that lasts: somebody on the way to the server
+            // must not be able to end it.
+            E::ServerKeyChanged { .. } | E::ServerVersion { .. } | E::NotKept(_) if seen.connected => {}
             E::ServerKeyChanged { found } => return Some(Failure::ServerKeyChanged { found }),
             E::ServerVersion { theirs } => return Some(Failure::Version { theirs }),
+            // From then on how long a session lives without a link is what counts.
+            E::Waiting { .. } if seen.connected => {}
             E::Waiting { last_seen } => {
-                let until = self.wait.map(|wait| clock::now() + wait);
-                seen.deadline = until.map(|at| (at, Failure::NotThere { last_seen }));
+                seen.deadline = self.wait.and_then(|wait| after(wait, Failure::NotThere { last_seen }));
             }
             E::NotKept(why) => return Some(Failure::NotKept(why)),
             E::Introduced { .. } => seen.deadline = None,
@@ -159,4 +163,9 @@ impl Watcher {
         }
         None
     }
+}
+
+/// A deadline; `None` where no clock goes that far.
+fn after(patience: Duration, failure: Failure) -> Option<(Instant, Failure)> {
+    Some((clock::now().checked_add(patience)?, failure))
 }

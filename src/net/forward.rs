@@ -43,9 +43,11 @@ const LEAST_ROOM: usize = 32 << 10;
 /// answers in milliseconds; one repetition of the SYN comes after a second, another after three.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
 
-/// A local port that is bound and listening, so that nobody else can have it.
+/// A local port that is bound and listening, so that nobody else can have it. Clones are the same port:
+/// keep one, and it stays open from one client to the next; connections in between wait.
+#[derive(Debug, Clone)]
 pub struct LocalPort {
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     address: SocketAddr,
     request: OpenRequest,
 }
@@ -59,7 +61,7 @@ impl LocalPort {
         let failed = |source| ConfigError::Listen { address: rule.listen, source };
         let listener = TcpListener::bind(rule.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(LocalPort { listener, address, request: rule.request() })
+        Ok(LocalPort { listener: listener.into(), address, request: rule.request() })
     }
 
     /// Where it listens: with the port that was chosen, where the rule left that open.

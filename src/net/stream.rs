@@ -194,7 +194,10 @@ impl Drop for Stream {
                     }
                 });
             }
-            _ => self.tunnel.reset(self.id, ResetReason::Reset),
+            _ => {
+                self.tunnel.reset(self.id, ResetReason::Reset);
+                self.tunnel.forget(self.id);
+            }
         }
     }
 }
@@ -207,4 +210,39 @@ impl std::fmt::Debug for Stream {
 
 pub(super) fn reset_error(reason: ResetReason) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::{
+        super::{
+            event::EventSource,
+            tunnel::{Beginning, Tunnel},
+        },
+        *,
+    };
+    use crate::{endpoint::PeerId, session::testing::Keys, wire::stream::OpenRequest};
+
+    #[tokio::test]
+    async fn a_stream_leaves_nothing_behind_however_it_is_dropped() {
+        let (commands, _orders) = tokio::sync::mpsc::channel(1);
+        let tunnel = Tunnel::new(Beginning {
+            peer: PeerId(1),
+            key: PublicKey([7; 32]),
+            keys: Keys::new(1).epoch().0,
+            initiator: true,
+            linger: std::time::Duration::MAX,
+            commands: commands.downgrade(),
+            events: EventSource::new(),
+        });
+        let open = || tunnel.open(OpenRequest { service: None }).unwrap();
+        drop(open());
+        open().reset(ResetReason::Refused);
+        let mut written = open();
+        written.write_all(b"words").await.unwrap();
+        drop(written);
+        assert_eq!(tunnel.held(), 0);
+    }
 }

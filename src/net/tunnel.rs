@@ -142,13 +142,15 @@ impl Tunnel {
         self.lock().lost == Some(epoch)
     }
 
-    /// Drops the link of that epoch, because the other side holds it for dead. Nothing is reported.
+    /// Drops the link of that epoch, because the other side holds it for dead and has said so.
     pub(crate) fn drop_link(&self, epoch: u32) {
         let mut state = self.lock();
         if state.link.as_ref().is_some_and(|link| link.epoch == epoch) {
             state.drop_link(clock::now());
             self.settle(state);
             self.changed.notify_one();
+            let why = "the other side lost it".to_owned();
+            self.events.tell(Event::LinkLost { peer: self.peer, why });
         }
     }
 
@@ -307,6 +309,12 @@ impl Tunnel {
         state.session.reset(id, reason);
         self.settle(state);
         self.work.notify_one();
+    }
+
+    /// Streams that somebody holds.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.lock().streams.len()
     }
 
     /// Nobody holds the stream any more.

@@ -38,7 +38,7 @@ use std::{
 
 pub use self::success::expected_success;
 use super::Budget;
-use crate::nat::{Model, Prediction, SimultaneousOpen, Unsolicited};
+use crate::nat::{Mapping, Model, Prediction, SimultaneousOpen, Unsolicited};
 
 /// Punch ports to bind while nothing is known of either NAT. More than are probed
 /// ([`crate::nat::PROBED_LOCALS`]), because some NATs spoil the probed ones and a counter's side opens
@@ -150,18 +150,23 @@ pub fn plan(mine: &Prediction, theirs: &Prediction, terms: &Terms) -> Plan {
     let pair = Pair::new(mine, theirs, terms);
     let plan = match (&mine.model, &theirs.model) {
         (Model::Fixed { ports: my_ports }, Model::Fixed { ports }) => meet::plan(&pair, my_ports, ports),
-        (Model::Fixed { ports }, moving) => cover::from_one_port(&pair, ports, moving),
-        (moving, Model::Fixed { ports }) => cover::to_one_port(&pair, moving, ports),
-        (Model::Random, Model::Random) => Plan::hopeless("both NATs give random ports"),
-        (Model::Random, _) => {
+        (Model::Random, _) if !covers(theirs) => {
             Plan::hopeless("this side's NAT gives random ports and the other's does not keep them")
         }
-        (_, Model::Random) => {
+        (_, Model::Random) if !covers(mine) => {
             Plan::hopeless("the other side's NAT gives random ports and this side's does not keep them")
         }
+        (Model::Fixed { ports }, moving) if covers(mine) => cover::from_one_port(&pair, ports, moving),
+        (moving, Model::Fixed { ports }) if covers(theirs) => cover::to_one_port(&pair, moving, ports),
+        (Model::Random, Model::Random) => Plan::hopeless("both NATs give random ports"),
         (mine, theirs) => aim::plan(&pair, mine, theirs, pair.manners(None)),
     };
     plan.without_own_address(mine)
+}
+
+/// One local port shows one external port to many destinations, so that many can be opened to from it.
+fn covers(side: &Prediction) -> bool {
+    matches!(side.model, Model::Fixed { .. }) && side.mapping == Mapping::EndpointIndependent
 }
 
 /// What a plan is made for.

@@ -51,7 +51,7 @@ pub enum LinkError {
     #[error("{0} has no place here")]
     Unexpected(&'static str),
     /// Nothing came for too long, and pings were not answered.
-    #[error("nothing came for {0:?}")]
+    #[error("nothing came for {0:.1?}")]
     Silent(std::time::Duration),
     /// The other side holds the link for dead.
     #[error("the other side holds the link for dead")]

@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     io::{BufRead, BufReader, Read, Write},
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, ChildStdin, Command, Output, Stdio},
     sync::{Arc, mpsc},
     time::Duration,
 };
@@ -164,8 +164,19 @@ impl Running {
     /// Sends SIGTERM.
     #[cfg(unix)]
     pub(crate) fn terminate(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    /// Sends a signal.
+    #[cfg(unix)]
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let id = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw).expect("an id");
-        rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("signalled");
+        rustix::process::kill_process(id, signal).expect("signalled");
+    }
+
+    /// Its standard input, where that was made a pipe.
+    pub(crate) fn stdin(&mut self) -> ChildStdin {
+        self.child.stdin.take().expect("a pipe")
     }
 
     /// Waits for the end: code, standard output, and the rest of standard error.

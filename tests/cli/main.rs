@@ -3,4 +3,6 @@
 
 mod harness;
 mod network;
+#[cfg(unix)]
+mod signals;
 mod words;

@@ -33,6 +33,7 @@ use super::{
     invite,
     output::{Output, answer},
     settings::{fill_random, load_key},
+    stop::{Hangup, Stop},
 };
 
 /// No step takes longer on a machine that works, also where it is slow and busy.
@@ -48,7 +49,11 @@ const LABEL: &str = "echo";
 pub(crate) async fn run(args: DemoArgs, output: &Output) -> Result<(), Error> {
     let homes = Homes::create()?;
     let mut report = Report::start();
-    let result = perform(&homes, args, output, &mut report).await;
+    let mut stop = Stop::listen(Hangup::StopsUnlessIgnored);
+    let result = tokio::select! {
+        result = perform(&homes, args, output, &mut report) => result,
+        () = stop.requested() => Err(Error::Stopped),
+    };
     output.clear();
     result?;
     answer(&report.table())

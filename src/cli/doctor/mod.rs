@@ -13,19 +13,19 @@ use super::{
     output::{Output, answer},
     servers::Servers,
     settings::Place,
-    stop::Stop,
+    stop::{Hangup, Stop},
 };
 
 /// Examines, and tells; whether direct connections are possible (with a name: whether there was one).
 pub(crate) async fn run(args: DoctorArgs, place: &Place, output: &Output) -> Result<bool, Error> {
-    let mut stop = Stop::listen();
+    let mut stop = Stop::listen(Hangup::Stops);
     let servers = Servers::from(args.servers, place)?;
     let trial = args.name.map(|name| Trial::from(name, args.host_key, servers.name(), place)).transpose()?;
     output.live(&format!("examining this computer's NAT with the help of {}", servers.name()));
     let examining = servers.set_up(Doctor::builder()).examine();
     let found = tokio::select! {
         found = examining => found?,
-        () = stop.requested() => return Ok(false),
+        () = stop.requested() => return Err(Error::Stopped),
     };
     output.clear();
     let effort = servers.effort();
@@ -45,7 +45,7 @@ pub(crate) async fn run(args: DoctorArgs, place: &Place, output: &Output) -> Res
         output.live(&format!("connecting to \"{}\" for a trial", trial.name()));
         let outcome = tokio::select! {
             outcome = trial.run(&servers, place) => outcome?,
-            () = stop.requested() => return Ok(false),
+            () = stop.requested() => return Err(Error::Stopped),
         };
         output.clear();
         possible = outcome.connected();

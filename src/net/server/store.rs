@@ -1,9 +1,12 @@
 //! What the server keeps on disk: which name belongs to which key. Written behind, by a thread.
 
 use std::{
+    collections::BTreeMap,
+    io,
     path::Path,
-    sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     thread::JoinHandle,
+    time::Duration,
 };
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -16,6 +19,13 @@ const NAMES: TableDefinition<'static, &str, (&[u8; 32], u64)> = TableDefinition:
 /// Changes that wait for the disk. What does not fit waits in the core, where a name is listed once
 /// however often it changes.
 const QUEUE: usize = 1024;
+
+/// How long a disk that does not take the names is left alone: somebody must make room first.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// Most names whose change could not be written: as many as a large server has. Of more the first in the
+/// order of the alphabet are given up.
+const MAX_UNWRITTEN: usize = 65_536;
 
 /// A name as it was stored: name, owner, last seen.
 pub(super) type Stored = (String, PublicKey, u64);
@@ -42,14 +52,21 @@ impl Writer {
         let failed = |operation, error: redb::Error| IdentityError::Io {
             operation,
             path: path.to_owned(),
-            source: std::io::Error::other(error),
+            source: match error {
+                redb::Error::DatabaseAlreadyOpen => io::Error::other(
+                    "another \"punchtunnel rendezvous\" uses it; stop that one, or give this one its own --data",
+                ),
+                redb::Error::Io(error) => error,
+                error => io::Error::other(error),
+            },
         };
         let database = Database::create(path).map_err(|e| failed("open", e.into()))?;
         let stored = read(&database).map_err(|e| failed("read", e))?;
         let (changes, queue) = sync_channel(QUEUE);
+        let again = path.to_owned();
         let thread = std::thread::Builder::new()
             .name("names".into())
-            .spawn(move || write_all(&database, &queue))
+            .spawn(move || write_all(database, &queue, || Ok(Database::create(&again)?)))
             .map_err(|e| failed("write", redb::Error::Io(e)))?;
         Ok((Writer { changes: Some(changes), waiting: None, thread: Some(thread) }, stored))
     }
@@ -98,23 +115,48 @@ fn read(database: &Database) -> Result<Vec<Stored>, redb::Error> {
     Ok(names)
 }
 
-fn write_all(database: &Database, queue: &Receiver<Store>) {
-    while let Ok(first) = queue.recv() {
+/// A database whose disk has failed once takes nothing any more: it is opened `again`, and what could not
+/// be written is kept until then. Who owns a name must not be forgotten because a disk was full.
+fn write_all(database: Database, queue: &Receiver<Store>, again: impl Fn() -> Result<Database, redb::Error>) {
+    let mut database = Some(database);
+    let mut unwritten = BTreeMap::new();
+    let mut is_open = true;
+    while is_open {
+        let first = match unwritten.is_empty() {
+            true => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            false => queue.recv_timeout(RETRY),
+        };
+        is_open = first != Err(RecvTimeoutError::Disconnected);
         // One transaction for everything that came while the disk was busy with the last one.
-        if let Err(error) = write(database, std::iter::once(first).chain(queue.try_iter())) {
-            tracing::error!(%error, "names are not written to disk");
+        for change in first.into_iter().chain(queue.try_iter()) {
+            let (Store::Put { name, .. } | Store::Forget { name }) = &change;
+            unwritten.insert(name.clone(), change);
+        }
+        while unwritten.len() > MAX_UNWRITTEN {
+            unwritten.pop_first();
+        }
+        let open = database.take().map_or_else(&again, Ok);
+        match open.and_then(|open| write(&open, unwritten.values()).map(|()| open)) {
+            Ok(open) => {
+                database = Some(open);
+                unwritten.clear();
+            }
+            Err(error) => {
+                let names = unwritten.len();
+                tracing::error!(%error, names, "names are not written to disk; trying on");
+            }
         }
     }
 }
 
-fn write(database: &Database, changes: impl Iterator<Item = Store>) -> Result<(), redb::Error> {
+fn write<'s>(database: &Database, changes: impl Iterator<Item = &'s Store>) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
         let mut table = transaction.open_table(NAMES)?;
         for change in changes {
             match change {
                 Store::Put { name, key, last_seen } => {
-                    table.insert(name.as_str(), (&key.0, last_seen))?;
+                    table.insert(name.as_str(), (&key.0, *last_seen))?;
                 }
                 Store::Forget { name } => {
                     table.remove(name.as_str())?;
@@ -128,6 +170,11 @@ fn write(database: &Database, changes: impl Iterator<Item = Store>) -> Result<()
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    };
+
     use super::*;
 
     fn put(name: &str, last_seen: u64) -> Store {
@@ -148,12 +195,60 @@ mod tests {
         assert_eq!(stored, [("b".to_owned(), PublicKey([4; 32]), 3)]);
     }
 
+    /// A disk that takes nothing while it is full.
+    #[derive(Debug)]
+    struct Disk {
+        memory: redb::backends::InMemoryBackend,
+        full: Arc<AtomicBool>,
+    }
+
+    impl redb::StorageBackend for Disk {
+        fn len(&self) -> io::Result<u64> {
+            self.memory.len()
+        }
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.memory.read(offset, out)
+        }
+        fn set_len(&self, length: u64) -> io::Result<()> {
+            self.memory.set_len(length)
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            self.memory.sync_data()
+        }
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            match self.full.load(Ordering::Relaxed) {
+                true => Err(io::ErrorKind::StorageFull.into()),
+                false => self.memory.write(offset, data),
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_full_disk_does_not_take_is_written_once_there_is_room() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("names.redb");
+        let full = Arc::new(AtomicBool::new(false));
+        let disk = Disk { memory: redb::backends::InMemoryBackend::new(), full: full.clone() };
+        let failing = Database::builder().create_with_backend(disk).unwrap();
+        full.store(true, Ordering::Relaxed);
+        let (changes, queue) = sync_channel(QUEUE);
+        changes.send(put("a", 1)).unwrap();
+        drop(changes);
+        // Ends with the channel, after another try.
+        write_all(failing, &queue, || Ok(Database::create(&path)?));
+        let (_writer, stored) = Writer::open(&path).unwrap();
+        assert_eq!(stored, [("a".to_owned(), PublicKey([4; 32]), 1)]);
+    }
+
     #[test]
     fn a_database_in_use_is_an_error_that_names_the_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("names.redb");
         let (_writer, _) = Writer::open(&path).unwrap();
         let error = Writer::open(&path).err().unwrap();
-        assert!(error.to_string().contains("names.redb"), "{error}");
+        assert!(
+            error.to_string().contains("names.redb: another \"punchtunnel rendezvous\" uses it"),
+            "{error}"
+        );
     }
 }

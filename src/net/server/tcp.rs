@@ -1,7 +1,7 @@
 //! TCP connections to the server: probes, and datagrams of clients whose UDP is blocked.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
@@ -12,6 +12,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
     sync::mpsc,
+    task::JoinSet,
 };
 
 use super::{Shared, examine};
@@ -103,13 +104,18 @@ impl Drop for Place<'_> {
     }
 }
 
-/// Accepts for ever.
+/// Accepts for ever. The connections end with it: a server that has stopped answers nobody.
 pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener, port: Port) {
+    let mut connections = JoinSet::new();
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        match accepted {
             Ok((stream, from)) => {
                 let (shared, accepted) = (shared.clone(), clock::now());
-                tokio::spawn(async move {
+                connections.spawn(async move {
                     let result = serve(&shared, stream, from, accepted, port).await;
                     tracing::trace!(%from, ?result, "TCP connection ended");
                 });
@@ -169,7 +175,7 @@ async fn carry(shared: &Shared, stream: TcpStream, from: SocketAddr) -> io::Resu
     let (reader, mut writer) = stream.into_split();
     let (queue, mut waiting) = mpsc::channel::<Vec<u8>>(QUEUE);
     let clients = || shared.connections.clients.lock().unwrap_or_else(PoisonError::into_inner);
-    clients().insert(from, queue);
+    clients().insert(from, queue.clone());
     let receiving = async {
         let mut reader = BufReader::new(reader);
         let mut buffer = [0; MAX_DATAGRAM];
@@ -190,7 +196,13 @@ async fn carry(shared: &Shared, stream: TcpStream, from: SocketAddr) -> io::Resu
         ended = receiving => ended,
         ended = sending => ended,
     };
-    clients().remove(&from);
+    // The peer may have come again from the same port before this end noticed that the last connection
+    // is gone.
+    if let Entry::Occupied(entry) = clients().entry(from)
+        && entry.get().same_channel(&queue)
+    {
+        entry.remove();
+    }
     result
 }
 

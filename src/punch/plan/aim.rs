@@ -5,6 +5,9 @@
 //! amounts (tried: 1 of 4 at 20 foreign connections a second). Here both hit as soon as each burst
 //! covers its own agreed port, whatever the two shifts are (tried: 8 of 8 at 200 a second on both).
 //!
+//! A NAT that keeps a port for its first connection only cannot cover, but takes part here as a burst of
+//! one.
+//!
 //! A counter with irregular steps leaves ports out, and the agreed one may be among them: with steps of 1
 //! to 3 it is drawn with one half, on both sides with a quarter. Then a burst has G groups, group g
 //! aimed at the middle of what the peer's group g is expected to draw; every group is a try of its own.
@@ -15,7 +18,7 @@
 //!   drawn when     |----x----|----x----|------x------|     x: what the peer's group aims at
 //! ```
 
-use super::{Manners, Opening, Pair, Plan, shift::Shift};
+use super::{Manners, Opening, Pair, Plan, known, shift::Shift};
 use crate::nat::Model;
 
 /// Standard deviations of the shift on either side of the agreed port, in halves, where there is one:
@@ -32,6 +35,12 @@ const SPARE_ONE: u64 = 12;
 /// The same in a comb.
 const SPARE_MANY: u64 = 2;
 
+/// Sockets more for SYNs that get lost on the way to the NAT: this many ...
+const LOST: u64 = 2;
+
+/// ... and one in this many: a bad wireless network loses 3 %.
+const LOST_PART: u64 = 32;
+
 /// A comb gets more groups until it misses less often than this, parts in a million ...
 const MISS: u64 = 5_000;
 
@@ -41,6 +50,8 @@ const MOST_GROUPS: u64 = 24;
 /// A part of a burst: sockets with consecutive local ports that aim at one port.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Group {
+    /// Index of the first one's punch port, where it matters.
+    local: Option<u16>,
     /// Sockets.
     sockets: u64,
     /// The port that this side is expected to draw in the middle of it.
@@ -57,10 +68,11 @@ pub(super) fn plan(pair: &Pair, mine: &Model, theirs: &Model, manners: Manners) 
             "the part of the block of ports that may be used is used up; it frees in minutes",
         );
     };
+    let targets = mine.iter().zip(theirs);
     let targets =
-        mine.iter().zip(theirs).flat_map(|(group, other)| (0..group.sockets).map(move |_| other.port));
-    let openings = targets.zip(0u16..).map(|(port, local)| Opening {
-        local,
+        targets.flat_map(|(group, other)| (0..group.sockets).map(move |_| (group.local, other.port)));
+    let openings = targets.zip(0u16..).map(|((local, port), next)| Opening {
+        local: local.unwrap_or(next),
         remote: pair.towards(port),
         after: manners.after,
         ttl: manners.ttl,
@@ -74,7 +86,8 @@ pub(super) fn groups(pair: &Pair, mine: &Model, theirs: &Model) -> Option<u64> {
     let wanted = wanted(density(mine), density(theirs));
     let fits = |count: u64, model: &Model| match model {
         Model::Progression(counter) => comb_of(pair, &Shift::new(*counter, pair.window), count).is_some(),
-        _ => true,
+        Model::Fixed { ports } => known(ports).count() as u64 >= count,
+        Model::Band { .. } | Model::Random => true,
     };
     // A block is one lottery however its draws are grouped.
     let most = if [mine, theirs].iter().any(|m| matches!(m, Model::Band { .. })) { 1 } else { wanted };
@@ -111,9 +124,15 @@ pub(super) fn comb(pair: &Pair, model: &Model, count: u64, own: bool) -> Option<
             let part = u64::from(size) * u64::from(pair.budget.block_percent) / 100;
             let left = part.saturating_sub(if own { pair.spent.into() } else { 0 });
             let sockets = left.min(pair.budget.openings.into());
-            (sockets > 0).then(|| vec![Group { sockets, port: meet }])
+            (sockets > 0).then(|| vec![Group { local: None, sockets, port: meet }])
         }
-        Model::Fixed { .. } | Model::Random => None,
+        // A port that is kept towards one destination only: a burst of one, which always hits.
+        Model::Fixed { ref ports } => {
+            let one = |(local, port)| Group { local: Some(local), sockets: 1, port };
+            let groups: Vec<_> = known(ports).map(one).take(usize::try_from(count).unwrap_or(0)).collect();
+            (!groups.is_empty()).then_some(groups)
+        }
+        Model::Random => None,
     }
 }
 
@@ -129,7 +148,7 @@ fn comb_of(pair: &Pair, shift: &Shift, count: u64) -> Option<Vec<Group>> {
     let mut groups = Vec::new();
     for _ in 0..count {
         let half = (shift.deviation_centi(begun) * halves).div_ceil(200) + SPARE_MANY;
-        groups.push(Group { sockets: 2 * half + 1, port: shift.port(mean + begun + half) });
+        groups.push(Group { local: None, sockets: 2 * half + 1, port: shift.port(mean + begun + half) });
         begun += 2 * half + 1;
     }
     (begun <= budget).then_some(groups)
@@ -147,8 +166,10 @@ fn one(pair: &Pair, shift: &Shift) -> Option<Group> {
     if half * 400 < deviation {
         return None;
     }
-    // A shift is never negative.
-    Some(Group { sockets: half + half.min(shift.mean()) + 1, port: shift.port(shift.mean() + half) })
+    // A shift is never negative; but SYNs that are lost before the NAT draw nothing.
+    let sockets = half + half.min(shift.mean()) + 1;
+    let sockets = (sockets + LOST + sockets / LOST_PART).min(most + 1);
+    Some(Group { local: None, sockets, port: shift.port(shift.mean() + half) })
 }
 
 impl Group {

@@ -1,6 +1,6 @@
 //! What a plan is worth: for a person who asks (`doctor`), not for the plan itself.
 
-use super::{Pair, Terms, Verdict, aim, cover, plan, shift::Shift};
+use super::{Pair, Terms, Verdict, aim, cover, covers, plan, shift::Shift};
 use crate::nat::{Model, Prediction};
 
 /// The most that is promised: lost packets, clocks, and NATs that do something else now and then.
@@ -24,7 +24,8 @@ pub fn expected_success(mine: &Prediction, theirs: &Prediction, terms: &Terms) -
     let pair = Pair::new(mine, theirs, terms);
     let chance = match (&mine.model, &theirs.model) {
         (Model::Fixed { .. }, Model::Fixed { .. }) => 1.0,
-        (Model::Fixed { .. }, moving) | (moving, Model::Fixed { .. }) => covered(&pair, moving),
+        (_, moving) if covers(mine) => covered(&pair, moving),
+        (moving, _) if covers(theirs) => covered(&pair, moving),
         (mine, theirs) => {
             let groups = aim::groups(&pair, mine, theirs).unwrap_or(0);
             let (mine, theirs) = (Half::of(&pair, mine, groups), Half::of(&pair, theirs, groups));
@@ -77,7 +78,8 @@ impl Half {
                 let left = f64::from(size) - f64::from(pair.spent);
                 Half { within: 1.0, density: (sockets as f64 / left.max(1.0)).min(1.0) }
             }
-            Model::Fixed { .. } | Model::Random => Half { within: 0.0, density: 0.0 },
+            Model::Fixed { .. } => Half { within: 1.0, density: 1.0 },
+            Model::Random => Half { within: 0.0, density: 0.0 },
         }
     }
 }

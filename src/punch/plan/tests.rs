@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 use super::*;
 use crate::nat::{
     Counter, Filtering, Mapping, SimultaneousOpen, Unsolicited, predict,
-    synthetic::{Dice, Nat, batch, locals},
+    synthetic::{Dice, Nat, batch, locals, more_locals},
 };
 
 const WINDOW: Duration = Duration::from_millis(300);
@@ -62,7 +62,7 @@ fn seen(nat: &mut Nat, punch: &[u16], plan: &Plan) -> BTreeSet<(SocketAddr, Sock
 /// may differ in when they probe: the second one's window is only a part of it.
 fn meets(mut a: Nat, mut b: Nat, seed: u64, round: u8, window: Duration) -> bool {
     let mut dice = Dice::new(seed);
-    let (punch_a, punch_b) = (locals(&mut dice, 256), locals(&mut dice, 256));
+    let (mut punch_a, mut punch_b) = (locals(&mut dice, 16), locals(&mut dice, 16));
     let predict = |nat: &mut Nat, punch: &[u16]| predict(&batch(nat, punch), &punch[..16]).unwrap();
     let (p, q) = (predict(&mut a, &punch_a), predict(&mut b, &punch_b));
     let us = window.as_micros() as f64;
@@ -71,6 +71,8 @@ fn meets(mut a: Nat, mut b: Nat, seed: u64, round: u8, window: Duration) -> bool
     let terms = |initiator| Terms { window, ..terms(initiator, round) };
     let mine = plan(&p, &q, &terms(true));
     let theirs = plan(&q, &p, &terms(false));
+    more_locals(&mut punch_a, mine.ports());
+    more_locals(&mut punch_b, theirs.ports());
     let (mine, theirs) = (seen(&mut a, &punch_a, &mine), seen(&mut b, &punch_b, &theirs));
     mine.iter().any(|(from, to)| theirs.contains(&(*to, *from)))
 }
@@ -116,8 +118,8 @@ fn counters_meet_at_one_port_each() {
 #[test]
 fn a_later_round_reaches_what_the_first_could_not() {
     let met =
-        |round| share(200, |s| meets(Nat::preserving(s), Nat::counter(s + 1, 1, 300.0), s, round, WINDOW));
-    assert!(met(0) < 0.5 && met(2) >= 0.98, "{} {}", met(0), met(2));
+        |round| share(200, |s| meets(Nat::preserving(s), Nat::counter(s + 1, 1, 1000.0), s, round, WINDOW));
+    assert!(met(0) < 0.5 && met(3) >= 0.98, "{} {}", met(0), met(3));
 }
 
 #[test]
@@ -161,7 +163,7 @@ fn one_side_covers_from_one_port_the_other_opens_a_handful_to_it() {
     let (a, b) = both(&fixed(1, &[4000, 4001]), &counter(2, 5000, 2, 20), 0);
     assert!(a.openings.iter().all(|o| o.local == 0 && o.after.is_zero()));
     assert_eq!(a.openings.iter().take(3).map(|o| o.remote.port()).collect::<Vec<_>>(), [5012, 5010, 5014]);
-    assert!(a.openings.len() <= usize::from(Budget::UNPROVED.openings), "{}", a.openings.len());
+    assert!(a.openings.len() <= 100, "{}", a.openings.len());
     assert_eq!(b.openings.len(), 8);
     assert!(b.openings.iter().all(|o| o.remote.port() == 4000));
     assert_eq!(b.redials, 0, "a redial would only move the counter");
