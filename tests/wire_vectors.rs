@@ -10,7 +10,7 @@ use punchtunnel::{
     channel::Body,
     nat::{Counter, Filtering, Mapping, Model, Prediction, SimultaneousOpen, Unsolicited},
     wire::{
-        self, Blob, MAX_DATAGRAM,
+        self, Blob, MAX_DATAGRAM, examine,
         packet::{COOKIE, DATA_HEADER, Packet, Refusal},
         peer::{
             Goodbye, MAX_LAN, MAX_PEER_DATAGRAM, MAX_PREDICTIONS, PeerHello, PeerMessage, PeerReply, RoundId,
@@ -121,7 +121,9 @@ fn packets(vectors: &mut Vectors) {
 }
 
 fn probes(vectors: &mut Vectors) {
-    for purpose in [probe::Purpose::Probe, probe::Purpose::Datagrams] {
+    for purpose in
+        [probe::Purpose::Probe, probe::Purpose::Datagrams, probe::Purpose::Knock, probe::Purpose::Cross]
+    {
         let bytes = probe::preamble(purpose);
         assert_eq!(probe::parse_preamble(bytes), Ok(purpose));
         vectors.add(&format!("preamble {purpose:?}"), &bytes);
@@ -129,6 +131,13 @@ fn probes(vectors: &mut Vectors) {
     let question = ProbeQuestion { batch: [0xaa; 16], number: 2, count: 3, local: 1, local_port: 40_001 };
     assert_eq!(ProbeQuestion::parse(&question.encode()), Ok(question));
     vectors.add("probe question", &question.encode());
+    let nonce = *b"0123456789abcdef";
+    vectors.add("mirror", &examine::mirror(nonce));
+    for (family, observed) in [("IPv4", v4()), ("IPv6", v6())] {
+        let answer = examine::mirrored(nonce, observed);
+        assert_eq!(examine::parse_mirrored(&answer), Some((nonce, observed)));
+        vectors.add(&format!("mirrored {family}"), &answer);
+    }
     vectors.body("probe answer", ProbeAnswer { observed: v4(), at_us: 1_000_000, prediction: None });
     vectors.body(
         "probe answer, last of its batch",
