@@ -28,7 +28,7 @@ impl Shift {
         let over = u64::from(counter.over_ms).max(1);
         let expected = u64::from(counter.rate_centi) * ms / 1000;
         // Rate r known over a time t has the variance r / t; over a window w that is r w · w / t.
-        let variance = expected;
+        let variance = expected.saturating_mul(over + ms) / over;
         Shift { counter, expected, variance }
     }
 
