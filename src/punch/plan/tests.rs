@@ -7,6 +7,7 @@ use crate::nat::{
     Counter, Filtering, Mapping, SimultaneousOpen, Unsolicited, predict,
     synthetic::{Dice, Nat, batch, locals, more_locals},
 };
+use crate::punch::Effort;
 
 const WINDOW: Duration = Duration::from_millis(300);
 
@@ -181,6 +182,92 @@ fn later_rounds_are_not_the_first_again() {
     ] {
         assert_ne!(both(&a, &b, 0), both(&a, &b, 1));
     }
+}
+
+#[test]
+fn two_strict_firewalls_are_told_and_one_lets_the_other_go_first() {
+    let strict = |side: Prediction| Prediction { simultaneous_open: SimultaneousOpen::Blocked, ..side };
+    let (a, b) = (fixed(1, &[4000]), fixed(2, &[5000]));
+    let (p, q) = both(&strict(a.clone()), &strict(b.clone()), 0);
+    assert!(matches!((p.verdict, q.verdict), (Verdict::Hopeless(x), Verdict::Hopeless(y)) if x == y));
+    assert_eq!(expected_success(&strict(a.clone()), &strict(b.clone()), &terms(true, 0)), 0);
+    for round in [1, 3] {
+        let (p, q) = both(&strict(a.clone()), &b, round);
+        assert!(p.openings.iter().all(|o| o.ttl.is_none()), "its SYN is the one that gets in");
+        assert!(q.openings.iter().all(|o| o.ttl.is_some()));
+    }
+}
+
+#[test]
+fn where_a_nat_resets_one_side_opens_the_way_and_the_other_comes_later() {
+    let resets = |side: Prediction| Prediction { unsolicited: Unsolicited::Reset, ..side };
+    let (a, b) = (resets(counter(1, 4000, 1, 20)), resets(counter(2, 5000, 1, 20)));
+    for round in 0..4 {
+        let (p, q) = both(&a, &b, round);
+        let quiet = |plan: &Plan| plan.openings.iter().all(|o| o.ttl == Some(LOW_TTL) && o.after.is_zero());
+        let later = |plan: &Plan| plan.openings.iter().all(|o| o.ttl.is_none() && o.after == SETTLE);
+        assert!(quiet(&p) && later(&q) || later(&p) && quiet(&q), "round {round}");
+    }
+    let (p, q) = both(&fixed(1, &[4000]), &resets(counter(2, 5000, 1, 20)), 0);
+    assert!(p.openings.iter().all(|o| o.ttl == Some(LOW_TTL)), "the covering side goes first");
+    assert!(q.openings.iter().all(|o| o.ttl.is_none() && o.after >= SETTLE));
+}
+
+#[test]
+fn an_irregular_counter_is_aimed_at_in_groups_and_both_have_as_many() {
+    let irregular = |host, next| {
+        let counter = Counter { next, step: 1, jitter: 2, rate_centi: 2000, over_ms: 200 };
+        prediction(host, Model::Progression(counter))
+    };
+    let groups = |plan: &Plan| {
+        let mut ports: Vec<u16> = plan.openings.iter().map(|o| o.remote.port()).collect();
+        ports.dedup();
+        ports
+    };
+    let (p, q) = both(&irregular(1, 4000), &counter(2, 5000, 1, 20), 0);
+    let (at_even, at_irregular) = (groups(&p), groups(&q));
+    assert_eq!((at_even.len(), at_irregular.len()), (8, 8), "(1/2)^8 is less than one in two hundred");
+    assert!(at_even.is_sorted() && at_irregular.is_sorted());
+    let (p, q) = both(&irregular(1, 4000), &irregular(2, 5000), 0);
+    assert_eq!(groups(&p).len(), groups(&q).len());
+    assert!(groups(&p).len() >= 12 && p.openings.len() <= 1024, "{}", groups(&p).len());
+}
+
+#[test]
+fn a_refreshed_base_moves_the_targets_and_nothing_else() {
+    let (a, b, moved) = (counter(1, 4000, 1, 20), counter(2, 5000, 1, 20), counter(2, 5007, 1, 20));
+    let (p, q) = (plan(&a, &b, &terms(true, 0)), plan(&a, &moved, &terms(true, 0)));
+    assert_eq!((p.openings.len(), &p.listen), (q.openings.len(), &q.listen));
+    assert!(p.openings.iter().zip(&q.openings).all(|(p, q)| p.remote.port() + 7 == q.remote.port()));
+}
+
+#[test]
+fn what_has_been_spent_of_a_block_is_left_out_until_nothing_is_left() {
+    let (a, b) = (counter(1, 4000, 1, 20), band(2));
+    let sockets = |spent, budget| {
+        let terms = Terms { spent, budget, ..terms(false, 0) };
+        plan(&b, &a, &terms).openings.len()
+    };
+    assert_eq!(sockets(16, Budget::FULL), 150 - 16);
+    assert_eq!(sockets(16, Effort::High.budget()), 255 - 16);
+    assert_eq!(sockets(150, Budget::FULL), 0);
+    let terms = Terms { spent: 200, ..terms(false, 0) };
+    assert!(matches!(plan(&b, &a, &terms).verdict, Verdict::Hopeless(_)));
+    assert!(matches!(plan(&b, &fixed(1, &[4000]), &terms).verdict, Verdict::Hopeless(_)));
+}
+
+#[test]
+fn fresh_ports_are_opened_from_where_the_mapping_is_not_known() {
+    let Model::Progression(counted) = counter(1, 4000, 1, 20).model else { panic!() };
+    let a = Prediction { fresh: Some(counted), ..fixed(1, &[3996, 3997, 3998, 3999]) };
+    let (p, q) = both(&a, &fixed(2, &[5000]), 0);
+    assert!(p.openings.iter().all(|o| o.local >= FRESH && o.remote.port() == 5000));
+    assert!(q.openings.len() > 20 && q.openings.iter().any(|o| o.remote.port() == 4000));
+    let (p, q) = both(&a, &fixed(2, &[5000]), 1);
+    assert!(p.openings.iter().all(|o| o.local < 4), "another round, the other guess");
+    assert!(q.openings.iter().all(|o| o.remote.port() < 4000));
+    let (p, _) = both(&a, &prediction(2, Model::Random), 0);
+    assert_eq!(p.verdict, Verdict::Try, "only a fixed port can cover");
 }
 
 #[test]
