@@ -16,6 +16,7 @@ use punchtunnel::{
     endpoint::{ConnId, Endpoint, Input, Output, Path, PortsId, Role, Settings},
     generate_key,
     net::clock,
+    punch::Effort,
     rendezvous::{Batches, Limits, Server, Source},
     secure::Psk,
 };
@@ -82,7 +83,8 @@ fn main() {
     let client = Role::Client { name: "myhost".into(), host_key: Some(trusted), invite: None };
     for (address, key, role, seed) in [(HOST, host_key, host, 2), (CLIENT, client_key, client, 3)] {
         let probe_servers = vec![addr(SERVER), addr("192.0.2.1:7863")];
-        let settings = Settings { key, servers: vec![addr(SERVER)], server_key: None, probe_servers, role };
+        let (servers, effort) = (vec![addr(SERVER)], Effort::Normal);
+        let settings = Settings { key, servers, server_key: None, probe_servers, effort, role };
         let endpoint = Endpoint::new(began, [seed; 32], settings);
         world
             .peers

@@ -81,6 +81,6 @@ pub mod wire;
 
 pub use error::{ConfigError, Error, NetworkError, PeerError};
 pub use net::{
-    Admission, Client, ClientBuilder, Event, Events, Host, HostBuilder, Incoming, LocalPort, Monitor,
-    Question, Server, ServerBuilder, Status, Stream, generate_key,
+    Admission, Client, ClientBuilder, Doctor, DoctorBuilder, Event, Events, Examination, Host, HostBuilder,
+    Incoming, LocalPort, Monitor, Question, Server, ServerBuilder, Status, Stream, generate_key,
 };

@@ -333,6 +333,34 @@ fn a_transfer_survives_the_death_of_its_links_without_a_lost_byte() {
 }
 
 #[test]
+fn no_task_is_left_of_links_that_died() {
+    run(async {
+        const KILLS: u8 = 20;
+        let port = service(echo).await;
+        let (_server, _host, client) = trio(&[&port.to_string()]).await;
+        let mut stream = client.open(None).await.unwrap();
+        let mut echoed = [0];
+        stream.write_all(&[0]).await.unwrap();
+        stream.read_exact(&mut echoed).await.unwrap();
+        let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        let before = tasks();
+        for kill in 1..=KILLS {
+            while !client.kill_link() {
+                tokio::task::yield_now().await;
+            }
+            stream.write_all(&[kill]).await.unwrap();
+            stream.read_exact(&mut echoed).await.unwrap();
+            assert_eq!(echoed, [kill]);
+        }
+        // The ports of the last rounds are kept for some seconds. Forgotten ones would never go.
+        // A replaced link comes with a few more than the first one had, but not with one for each death.
+        while tasks() > before + usize::from(KILLS) / 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+}
+
+#[test]
 fn several_clients_use_one_host_at_once() {
     run(async {
         let port = service(echo).await;

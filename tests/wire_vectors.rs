@@ -8,9 +8,9 @@ use std::{collections::BTreeMap, fmt::Debug, net::SocketAddr};
 use data_encoding::HEXLOWER;
 use punchtunnel::{
     channel::Body,
-    nat::{Filtering, Mapping, Model, Prediction},
+    nat::{Counter, Filtering, Mapping, Model, Prediction, SimultaneousOpen, Unsolicited},
     wire::{
-        self, Blob, MAX_DATAGRAM,
+        self, Blob, MAX_DATAGRAM, examine,
         packet::{COOKIE, DATA_HEADER, Packet, Refusal},
         peer::{
             Goodbye, MAX_LAN, MAX_PEER_DATAGRAM, MAX_PREDICTIONS, PeerHello, PeerMessage, PeerReply, RoundId,
@@ -79,12 +79,17 @@ fn blob(length: usize) -> Blob {
     Blob(vec![0xbb; length])
 }
 
+const COUNTER: Counter = Counter { next: 40_000, step: -2, jitter: 3, rate_centi: 12_345, over_ms: 290 };
+
 fn prediction(model: Model) -> Prediction {
     Prediction {
         address: v4().ip(),
         model,
         mapping: Mapping::EndpointIndependent,
         filtering: Filtering::AddressAndPortDependent,
+        unsolicited: Unsolicited::Prohibited,
+        simultaneous_open: SimultaneousOpen::Blocked,
+        fresh: None,
         confidence: 97,
     }
 }
@@ -116,7 +121,9 @@ fn packets(vectors: &mut Vectors) {
 }
 
 fn probes(vectors: &mut Vectors) {
-    for purpose in [probe::Purpose::Probe, probe::Purpose::Datagrams] {
+    for purpose in
+        [probe::Purpose::Probe, probe::Purpose::Datagrams, probe::Purpose::Knock, probe::Purpose::Cross]
+    {
         let bytes = probe::preamble(purpose);
         assert_eq!(probe::parse_preamble(bytes), Ok(purpose));
         vectors.add(&format!("preamble {purpose:?}"), &bytes);
@@ -124,6 +131,13 @@ fn probes(vectors: &mut Vectors) {
     let question = ProbeQuestion { batch: [0xaa; 16], number: 2, count: 3, local: 1, local_port: 40_001 };
     assert_eq!(ProbeQuestion::parse(&question.encode()), Ok(question));
     vectors.add("probe question", &question.encode());
+    let nonce = *b"0123456789abcdef";
+    vectors.add("mirror", &examine::mirror(nonce));
+    for (family, observed) in [("IPv4", v4()), ("IPv6", v6())] {
+        let answer = examine::mirrored(nonce, observed);
+        assert_eq!(examine::parse_mirrored(&answer), Some((nonce, observed)));
+        vectors.add(&format!("mirrored {family}"), &answer);
+    }
     vectors.body("probe answer", ProbeAnswer { observed: v4(), at_us: 1_000_000, prediction: None });
     vectors.body(
         "probe answer, last of its batch",
@@ -134,8 +148,8 @@ fn probes(vectors: &mut Vectors) {
 fn nat(vectors: &mut Vectors) {
     for model in [
         Model::Fixed { ports: vec![40_000, 7] },
-        Model::Progression { next: 40_000, step: -2, rate_centi: 12_345 },
-        Model::Band { low: 1024, high: 2047 },
+        Model::Progression(COUNTER),
+        Model::Band { low: 1024, high: 2047, size: 1024, meet: 1536 },
         Model::Random,
     ] {
         let name = match model {
@@ -146,6 +160,8 @@ fn nat(vectors: &mut Vectors) {
         };
         vectors.body(&format!("prediction {name}"), prediction(model));
     }
+    let fresh = Prediction { fresh: Some(COUNTER), ..prediction(Model::Fixed { ports: vec![40_000] }) };
+    vectors.body("prediction Fixed, fresh ones counted", fresh);
     for mapping in [Mapping::EndpointIndependent, Mapping::AddressDependent, Mapping::AddressAndPortDependent]
     {
         vectors.body(&format!("mapping {mapping:?}"), mapping);
@@ -157,6 +173,12 @@ fn nat(vectors: &mut Vectors) {
         Filtering::Unknown,
     ] {
         vectors.body(&format!("filtering {filtering:?}"), filtering);
+    }
+    for answer in [Unsolicited::Dropped, Unsolicited::Reset, Unsolicited::Prohibited, Unsolicited::Unknown] {
+        vectors.body(&format!("unsolicited {answer:?}"), answer);
+    }
+    for open in [SimultaneousOpen::Works, SimultaneousOpen::Blocked, SimultaneousOpen::Unknown] {
+        vectors.body(&format!("simultaneous open {open:?}"), open);
     }
 }
 
@@ -263,6 +285,8 @@ fn peer(vectors: &mut Vectors) {
         digest: 0x1112_1314_1516_1718,
         after_us: 400_000,
         sample: 5,
+        next: vec![40_000],
+        their_next: vec![0],
     };
     for message in [
         PeerMessage::Ping { sample: 5 },
@@ -272,7 +296,10 @@ fn peer(vectors: &mut Vectors) {
             id: ROUND,
             predictions: vec![prediction(Model::Fixed { ports: vec![40_000] })],
             lan: vec!["10.0.0.7:40000".parse().unwrap()],
+            age_ms: 240,
+            budget: 1024,
         },
+        PeerMessage::Refreshed { id: ROUND, next: vec![40_003] },
         PeerMessage::Start(start),
         PeerMessage::Started { id: ROUND },
         PeerMessage::NotStarted { id: ROUND, why: StartRefusal::Late },
@@ -284,6 +311,7 @@ fn peer(vectors: &mut Vectors) {
             PeerMessage::Pong { .. } => "Pong",
             PeerMessage::Prepare { .. } => "Prepare",
             PeerMessage::Predicted { .. } => "Predicted",
+            PeerMessage::Refreshed { .. } => "Refreshed",
             PeerMessage::Start(_) => "Start",
             PeerMessage::Started { .. } => "Started",
             PeerMessage::NotStarted { .. } => "NotStarted",
@@ -292,7 +320,13 @@ fn peer(vectors: &mut Vectors) {
         };
         vectors.body(&format!("peer {name}"), message);
     }
-    for why in [StartRefusal::Digest, StartRefusal::Late, StartRefusal::Plan, StartRefusal::Busy] {
+    for why in [
+        StartRefusal::Digest,
+        StartRefusal::Late,
+        StartRefusal::Plan,
+        StartRefusal::Busy,
+        StartRefusal::Spent,
+    ] {
         vectors.body(&format!("start refusal {why:?}"), why);
     }
     for why in [Goodbye::Stopped, Goodbye::Unauthorised, Goodbye::Unknown, Goodbye::Expired] {
@@ -359,6 +393,15 @@ fn largest_prediction() -> Prediction {
         model: Model::Fixed { ports: vec![u16::MAX; punchtunnel::nat::MAX_PORTS] },
         mapping: Mapping::AddressAndPortDependent,
         filtering: Filtering::AddressAndPortDependent,
+        unsolicited: Unsolicited::Prohibited,
+        simultaneous_open: SimultaneousOpen::Blocked,
+        fresh: Some(Counter {
+            next: u16::MAX,
+            step: i16::MIN,
+            jitter: u16::MAX,
+            rate_centi: u32::MAX,
+            over_ms: u16::MAX,
+        }),
         confidence: u8::MAX,
     }
 }
@@ -375,6 +418,8 @@ fn the_largest_of_every_message_fits_where_it_travels() {
         id: RoundId { attempt: u32::MAX, round: u8::MAX },
         predictions: vec![largest_prediction(); MAX_PREDICTIONS],
         lan: vec![address; MAX_LAN],
+        age_ms: u16::MAX,
+        budget: u16::MAX,
     };
     assert!(wire::encode(&predicted).len() <= room(MAX_PEER_DATAGRAM));
 

@@ -13,7 +13,7 @@ use punchtunnel::{
     secure::PublicKey,
 };
 
-use super::settings::{Rendezvous, Span};
+use super::settings::{Ports, Rendezvous, Span, Spend};
 
 /// Reach a TCP service behind a NAT from behind another NAT, over one direct, encrypted TCP connection.
 #[derive(Debug, Parser)]
@@ -84,6 +84,9 @@ pub(crate) enum Command {
     Clients(ClientsArgs),
     /// Show or change which hosts are trusted
     Hosts(HostsArgs),
+    /// Examine this computer's NAT, and with a NAME the way to that host: exit code 0 where direct
+    /// connections are possible
+    Doctor(DoctorArgs),
     /// Print this computer's public key
     Key,
     /// Show how it stands with what runs on this computer
@@ -111,6 +114,13 @@ pub(crate) struct ServerArgs {
     /// The local UDP port [default: any]
     #[arg(long, env = "PUNCHTUNNEL_UDP_PORT", value_name = "PORT")]
     pub(crate) udp_port: Option<u16>,
+    /// The local TCP ports to punch from, for a firewall that lets only those through; 32 are plenty
+    /// [default: any]
+    #[arg(long, env = "PUNCHTUNNEL_PUNCH_PORT", value_name = "PORT[-PORT]")]
+    pub(crate) punch_port: Option<Ports>,
+    /// How much an attempt may cost, in sockets and packets: low, normal or high [default: normal]
+    #[arg(long, env = "PUNCHTUNNEL_PUNCH_EFFORT", value_name = "EFFORT")]
+    pub(crate) punch_effort: Option<Spend>,
 }
 
 /// `rendezvous`
@@ -179,6 +189,22 @@ pub(crate) struct ConnectArgs {
     /// Give up when there has been no connection for so long [default: forever]
     #[arg(long, env = "PUNCHTUNNEL_GIVE_UP_AFTER", value_name = "TIME")]
     pub(crate) give_up_after: Option<Span>,
+    /// Servers.
+    #[command(flatten)]
+    pub(crate) servers: ServerArgs,
+}
+
+/// `doctor`
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// A host that lets this computer in: connects to it for a trial
+    pub(crate) name: Option<Name>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The host's key, where it is known from elsewhere
+    #[arg(long, env = "PUNCHTUNNEL_HOST_KEY", value_name = "KEY")]
+    pub(crate) host_key: Option<PublicKey>,
     /// Servers.
     #[command(flatten)]
     pub(crate) servers: ServerArgs,

@@ -19,6 +19,7 @@ use super::{
     args::{ConnectArgs, Secret},
     control::{Board, Control},
     labels::Labels,
+    memory::{self, Attempt},
     narrate::{Back, Narrator, Sessions, Side, Telling},
     output::Output,
     patience::Patience,
@@ -271,6 +272,7 @@ async fn watch(
 ) -> Result<Ended, Error> {
     let mut narrator = settings.narrator();
     let (mut was_reached, mut is_linked) = (false, false);
+    let mut attempt = Attempt::default();
     loop {
         let event = tokio::select! {
             biased;
@@ -302,6 +304,8 @@ async fn watch(
                     }
                     Telling::Fatal(error) => return settings.judge(error, output),
                 }
+                attempt.take(event);
+                settings.learn_from(&attempt, event, output);
                 if matches!(event, endpoint::Event::Connected { .. }) && !settings.was_connected.replace(true)
                 {
                     for (port, rule) in ports.iter().zip(&settings.rules) {
@@ -349,6 +353,23 @@ impl Settings {
 
     fn given_up(&self, after: Duration) -> Error {
         NetworkError::GivenUp { name: self.name.clone(), after }.into()
+    }
+
+    /// Tells what worked last, and writes down what works. It is a hint: without it all is the same.
+    fn learn_from(&self, attempt: &Attempt, event: &endpoint::Event, output: &Output) {
+        let (home, server) = (self.trust.home(), self.servers.name());
+        let result = match event {
+            endpoint::Event::NatFound { .. } => attempt.recall(home, &self.name, server).map(|last| {
+                if let Some(last) = last {
+                    output.live(&format!("last time, {}", memory::words(&last)));
+                }
+            }),
+            endpoint::Event::Connected { lan, .. } => attempt.remember(home, &self.name, server, *lan),
+            _ => Ok(()),
+        };
+        if let Err(error) = result {
+            tracing::warn!(%error, "what works cannot be remembered");
+        }
     }
 
     /// Whether it is over, or goes on in another way.

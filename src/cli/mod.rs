@@ -8,12 +8,14 @@ mod clients;
 mod connect;
 mod control;
 mod demo;
+mod doctor;
 mod door;
 mod expose;
 mod hosts;
 mod invite;
 mod key;
 mod labels;
+mod memory;
 mod narrate;
 mod output;
 mod patience;
@@ -44,9 +46,9 @@ pub(crate) fn run() -> ExitCode {
     let told = found.as_ref().map_or_else(|_| Told::without_file(&global), |(told, _)| *told);
     let output = Output::start(told);
     match execute(command, found.map(|(_, place)| place), &output) {
-        Ok(()) => {
+        Ok(code) => {
             output.clear();
-            ExitCode::SUCCESS
+            code
         }
         Err(error) => {
             match error {
@@ -58,13 +60,18 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-fn execute(command: Command, place: Result<Place, Error>, output: &Output) -> Result<(), Error> {
+fn execute(command: Command, place: Result<Place, Error>, output: &Output) -> Result<ExitCode, Error> {
     // It needs nothing of this computer.
     if let Command::Demo(args) = command {
-        return drive(demo::run(args, output));
+        return drive(demo::run(args, output)).map(|()| ExitCode::SUCCESS);
     }
     let place = &place?;
-    match command {
+    let done = match command {
+        Command::Doctor(args) => {
+            // Examined, and found to be wanting: no error of the program's.
+            let possible = drive(doctor::run(args, place, output))?;
+            return Ok(if possible { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Command::Rendezvous(args) => drive(rendezvous::run(args, place, output)),
         Command::Expose(args) => drive(expose::run(args, place, output)),
         Command::Connect(args) => drive(connect::run(args, place, output)),
@@ -75,11 +82,12 @@ fn execute(command: Command, place: Result<Place, Error>, output: &Output) -> Re
         #[cfg(unix)]
         Command::Status(args) => drive(status::run(args, place)),
         Command::Demo(_) => Ok(()),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// Runs what waits for the network.
-fn drive(work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+fn drive<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Error::Internal(format!("the runtime does not start: {e}")))?;
     let result = runtime.block_on(work);

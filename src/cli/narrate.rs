@@ -160,6 +160,13 @@ impl Narrator {
                     nats => format!("NAT found: {}, {}", nats.join("; "), millis(*took)),
                 })
             }
+            Event::PeerNatFound { predictions, .. } => {
+                let nats: Vec<_> = predictions.iter().map(describe).collect();
+                Telling::Live(match nats.as_slice() {
+                    [] => "the other side's NAT is not known: its probes were not answered".into(),
+                    nats => format!("the other side's NAT: {}", nats.join("; ")),
+                })
+            }
             Event::Opening { id, lead, openings, .. } => {
                 let again = if id.round == 0 { String::new() } else { format!(" (round {})", id.round + 1) };
                 let connections = if *openings == 1 { "connection" } else { "connections" };

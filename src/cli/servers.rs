@@ -1,20 +1,21 @@
 //! Which servers a host or client uses, the key that is pinned for them, and what else the two have in
 //! common.
 
-use std::{path::PathBuf, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use punchtunnel::{
     ConfigError, Error,
     endpoint::Event,
     identity::{Pinned, ServerName, Trust},
-    net::{ClientBuilder, HostBuilder},
+    net::{ClientBuilder, DoctorBuilder, HostBuilder},
+    punch::Effort,
     secure::PublicKey,
     session::{LEAST_DEAD_AFTER, MOST_DEAD_AFTER},
 };
 
 use super::{
     args::ServerArgs,
-    settings::{Place, Rendezvous, Span, usage},
+    settings::{Place, Ports, Rendezvous, Span, Spend, usage},
 };
 
 /// The rendezvous server, with the key that it must have, and where probes go.
@@ -30,6 +31,8 @@ pub(crate) struct Servers {
     linger: Option<Duration>,
     dead_after: Option<Duration>,
     udp_port: Option<u16>,
+    punch_ports: Option<RangeInclusive<u16>>,
+    effort: Effort,
 }
 
 impl Servers {
@@ -47,13 +50,15 @@ impl Servers {
             return Err(usage("--dead-after (dead-after, PUNCHTUNNEL_DEAD_AFTER) is from 100ms to 24h"));
         }
         let udp_port = place.one(typed.udp_port, "udp-port")?;
+        let punch_ports = place.one(typed.punch_port, "punch-port")?.map(|Ports(range)| range);
+        let effort = place.one(typed.punch_effort, "punch-effort")?.map_or(Effort::Normal, |Spend(e)| e);
         let server = rendezvous.server;
         let pinned = place.trust().server(&server)?;
         let path = place.home.known_servers();
         let pin = pinned.as_ref().filter(|_| rendezvous.key.is_none()).map(|entry| (path, entry.line));
         let is_pinned = pinned.is_some();
         let key = rendezvous.key.or(pinned.map(|entry| entry.key));
-        Ok(Servers { server, key, pin, is_pinned, probe, linger, dead_after, udp_port })
+        Ok(Servers { server, key, pin, is_pinned, probe, linger, dead_after, udp_port, punch_ports, effort })
     }
 
     /// After a first contact: there may be a pin now.
@@ -77,6 +82,11 @@ impl Servers {
         self.pin.clone()
     }
 
+    /// How much an attempt may cost.
+    pub(crate) fn effort(&self) -> Effort {
+        self.effort
+    }
+
     /// Tells a builder.
     pub(crate) fn set_up<B: ServerSettings>(&self, builder: B) -> B {
         let builder = builder.rendezvous(self.server.to_string());
@@ -92,7 +102,11 @@ impl Servers {
             Some(silence) => builder.dead_after(silence),
             None => builder,
         };
-        let builder = builder.udp_port(self.udp_port.unwrap_or(0));
+        let builder = builder.udp_port(self.udp_port.unwrap_or(0)).effort(self.effort);
+        let builder = match &self.punch_ports {
+            Some(range) => builder.punch_ports(range.clone()),
+            None => builder,
+        };
         self.probe.iter().fold(builder, |builder, probe| builder.probe_server(probe.to_string()))
     }
 
@@ -126,6 +140,10 @@ pub(crate) trait ServerSettings: Sized {
     fn dead_after(self, silence: Duration) -> Self;
     /// The local UDP port, 0 for any.
     fn udp_port(self, port: u16) -> Self;
+    /// The local TCP ports to punch from.
+    fn punch_ports(self, range: RangeInclusive<u16>) -> Self;
+    /// How much an attempt may cost.
+    fn effort(self, effort: Effort) -> Self;
 }
 
 macro_rules! server_settings {
@@ -149,9 +167,16 @@ macro_rules! server_settings {
             fn udp_port(self, port: u16) -> Self {
                 self.udp_port(port)
             }
+            fn punch_ports(self, range: RangeInclusive<u16>) -> Self {
+                self.punch_ports(range)
+            }
+            fn effort(self, effort: Effort) -> Self {
+                self.effort(effort)
+            }
         }
     };
 }
 
 server_settings!(HostBuilder);
 server_settings!(ClientBuilder);
+server_settings!(DoctorBuilder);

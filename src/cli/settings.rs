@@ -1,11 +1,12 @@
 //! From arguments, environment and configuration file to what a command runs with: an option goes
 //! before its environment variable (clap sees to that), and both before the file.
 
-use std::{fmt, io::ErrorKind, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, io::ErrorKind, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
 use punchtunnel::{
     ConfigError, Error,
     identity::{Home, IdentityError, ServerName, Trust},
+    punch::Effort,
     secure::{PublicKey, StaticKey},
 };
 use toml::{Table, Value};
@@ -17,12 +18,14 @@ use super::{
 };
 
 /// Keys of the configuration file, as the options of the same name.
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 21] = [
     "rendezvous",
     "probe-server",
     "dead-after",
     "linger",
     "udp-port",
+    "punch-port",
+    "punch-effort",
     "listen",
     "probe-port",
     "data",
@@ -211,6 +214,39 @@ impl FromStr for Span {
     }
 }
 
+/// Local ports to punch from: `PORT` or `PORT-PORT`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ports(pub(crate) RangeInclusive<u16>);
+
+impl FromStr for Ports {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (low, high) = text.split_once('-').unwrap_or((text, text));
+        match (low.trim().parse(), high.trim().parse()) {
+            (Ok(low), Ok(high)) if low > 0 && low <= high => Ok(Ports(low..=high)),
+            _ => Err(format!("{text:?} is not a port or a range of ports: use 40000 or 40000-40031")),
+        }
+    }
+}
+
+/// How much an attempt may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Spend(pub(crate) Effort);
+
+impl FromStr for Spend {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "low" => Ok(Spend(Effort::Low)),
+            "normal" => Ok(Spend(Effort::Normal)),
+            "high" => Ok(Spend(Effort::High)),
+            _ => Err(format!("{text:?}: use low, normal or high")),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,6 +293,16 @@ mod tests {
         ] {
             assert!(error.to_string().contains(words), "{error}");
             assert_eq!(error.exit_code(), 2);
+        }
+    }
+
+    #[test]
+    fn punch_ports_are_a_port_or_a_range() {
+        assert_eq!("40000".parse(), Ok(Ports(40000..=40000)));
+        assert_eq!("40000-40031".parse(), Ok(Ports(40000..=40031)));
+        for bad in ["", "0", "5-4", "1-", "1-2-3", "70000", "http"] {
+            let error = bad.parse::<Ports>().expect_err(bad);
+            assert!(error.contains("40000-40031"), "{error}");
         }
     }
 }

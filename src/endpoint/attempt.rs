@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     channel::Full,
-    nat,
-    punch::{Budget, PLAN_VERSION, Plan, schedule},
+    nat::{self, Prediction},
+    punch::{PLAN_VERSION, Plan, Terms, schedule},
     wire::peer::{PeerMessage, RoundId, Start, StartRefusal},
 };
 
@@ -35,6 +35,10 @@ const MAX_PREPARED: usize = 8;
 /// ... within this time, because each binds ports and probes. One that opened takes four seconds, so only
 /// failures that come at once are ever held up.
 const PREPARED_IN: Duration = Duration::from_secs(10);
+
+/// The last opening of a plan that measures nothing any more leaves so long after the instant: a counter's
+/// handful, which is spread over 300 ms.
+const LATEST: Duration = Duration::from_millis(320);
 
 /// After this much silence on the line an attempt asks for a new introduction.
 const SILENT: Duration = Duration::from_secs(4);
@@ -113,7 +117,19 @@ impl Peer {
             return;
         }
         self.prepared.push(now);
-        self.begin(now, id, None, env);
+        self.begin_in_turn(now, id, env);
+    }
+
+    /// Begins a round that the initiator asked for, as soon as no other session of this host is between
+    /// its probes and its burst, where those would spoil each other's predictions.
+    pub(super) fn begin_in_turn(&mut self, now: Instant, id: RoundId, env: &mut Env) {
+        match env.nat.take_turn(now, self.id) {
+            Ok(()) => {
+                self.deferred = None;
+                self.begin(now, id, None, env);
+            }
+            Err(until) => self.deferred = Some((id, until)),
+        }
     }
 
     /// Whether it is time for the responder to forget a round.
@@ -131,20 +147,23 @@ impl Peer {
             return;
         };
         if round.end().is_some_and(|end| end <= now) {
-            self.round_failed(now, "no connection was completed".into(), env);
-        } else if round.at.is_none() && round.mine.as_ref().is_some_and(Vec::is_empty) {
+            match self.round.as_mut().and_then(Round::take_hopeless) {
+                Some(why) => self.hopeless(now, why, env),
+                None => self.round_failed(now, "no connection was completed".into(), env),
+            }
+        } else if round.at.is_none() && round.mine().is_some_and(<[_]>::is_empty) {
             let why = "no probe of ours was answered: the server's TCP ports cannot be reached";
             self.round_failed(now, why.into(), env);
-        } else if round.at.is_none() && round.theirs.as_ref().is_some_and(Vec::is_empty) {
+        } else if round.at.is_none() && round.theirs().is_some_and(<[_]>::is_empty) {
             self.round_failed(now, "no probe of the other side was answered".into(), env);
         } else if round.at.is_none() && round.age(now) >= PREPARE {
-            let why = if round.mine.is_none() {
+            let why = if round.mine().is_none() {
                 "the probes got no answer"
             } else {
                 "the other side did not answer"
             };
             self.round_failed(now, why.into(), env);
-        } else if round.at.is_none() && round.mine.is_some() && round.theirs.is_some() {
+        } else if round.at.is_none() && round.mine().is_some() && round.theirs().is_some() {
             self.start(now, env);
         }
     }
@@ -153,16 +172,28 @@ impl Peer {
     fn start(&mut self, now: Instant, env: &mut Env) {
         let Some((lead, (sample, after_us))) = self.line.instant(now) else { return };
         let Some(round) = &mut self.round else { return };
-        let (Some(mine), Some(theirs)) = (&round.mine, &round.theirs) else { return };
-        let window = round.age(now) + lead;
+        if round.waits(now, env.out) {
+            return;
+        }
+        let (Some(mine), Some(theirs)) = (round.mine(), round.theirs()) else { return };
         let digest = nat::digest(mine, theirs);
-        let (id, plan) = match round.plan(true, Budget::FULL, window) {
-            Ok(plan) => (round.id, plan),
-            Err(why) => return self.hopeless(now, why, env),
+        let id = round.id;
+        let (budget, window_ms) = round.agree(now, lead, env.budget);
+        let window = Duration::from_millis(window_ms.into());
+        let spent = env.nat.held(now);
+        let plan = match round.plan(&Terms { initiator: true, round: id.round, budget, window, spent }) {
+            Ok(plan) => plan,
+            Err(why) => {
+                if let Err(why) = round.give_up(now, why) {
+                    self.hopeless(now, why, env);
+                }
+                return;
+            }
         };
-        let window_ms = u16::try_from(window.as_millis()).unwrap_or(u16::MAX);
-        let budget = Budget::FULL.openings;
-        let start = Start { id, plan: PLAN_VERSION, budget, window_ms, digest, after_us, sample };
+        let (next, their_next) = round.bases();
+        let budget = budget.openings;
+        let start =
+            Start { id, plan: PLAN_VERSION, budget, window_ms, digest, after_us, sample, next, their_next };
         self.open(now, Agreed { id, at: now + lead, plan }, env);
         let _ = self.line.send(now, PeerMessage::Start(start));
     }
@@ -178,12 +209,22 @@ impl Peer {
     }
 
     fn try_start(&mut self, now: Instant, start: Start, env: &mut Env) -> Result<(), StartRefusal> {
-        let Some(round) = self.round.as_ref().filter(|r| r.id == start.id && r.at.is_none()) else {
+        let Some(round) = self.round.as_mut().filter(|r| r.id == start.id && r.at.is_none()) else {
             return self.repeated(now, &start, env);
         };
         let at = Self::instant(&self.line, now, round, &start)?;
+        round.rebase(&start);
         let window = Duration::from_millis(start.window_ms.into());
-        let plan = round.plan(false, Self::budget(&start), window).map_err(|_| StartRefusal::Plan)?;
+        let spent = env.nat.held(now);
+        let plan = round
+            .plan(&Terms {
+                initiator: false,
+                round: start.id.round,
+                budget: env.budget.agreed(start.budget),
+                window,
+                spent,
+            })
+            .map_err(|_| StartRefusal::Spent)?;
         self.open(now, Agreed { id: start.id, at, plan }, env);
         Ok(())
     }
@@ -195,13 +236,15 @@ impl Peer {
         round: &Round,
         start: &Start,
     ) -> Result<Instant, StartRefusal> {
-        let (Some(mine), Some(theirs)) = (&round.mine, &round.theirs) else {
+        let (Some(mine), Some(theirs)) = (round.mine(), round.theirs()) else {
             return Err(StartRefusal::Digest);
         };
         if start.plan != PLAN_VERSION {
             return Err(StartRefusal::Plan);
         }
-        if start.digest != nat::digest(theirs, mine) {
+        let named = |next: &[u16], side: &[Prediction]| next.is_empty() || next.len() == side.len();
+        let named = named(&start.next, theirs) && named(&start.their_next, mine);
+        if start.digest != nat::digest(theirs, mine) || !named {
             return Err(StartRefusal::Digest);
         }
         let at = line.resolve(start.sample, start.after_us).ok_or(StartRefusal::Late)?;
@@ -211,17 +254,15 @@ impl Peer {
         Ok(at)
     }
 
-    pub(super) fn budget(start: &Start) -> Budget {
-        Budget { openings: start.budget }.min(Budget::FULL)
-    }
-
     /// The instant is agreed: the round of that number opens, or the kept one is repeated.
     pub(super) fn open(&mut self, now: Instant, agreed: Agreed, env: &mut Env) {
         let Agreed { id, at, plan } = agreed;
         let kept = self.kept.as_mut().map(|kept| &mut kept.round);
         let Some(round) = self.round.as_mut().filter(|r| r.id == id).or(kept) else { return };
-        let proved = self.line.direct().map(|a| a.ip());
-        let openings = round.open(at, plan, env.server, proved, env.out);
+        let proved = self.line.proved();
+        let openings = round.open(at, plan, env.server, &proved, env.out);
+        env.nat.made(now, openings);
+        env.nat.turn_ends(self.id, at + LATEST);
         let lead = at.saturating_duration_since(now);
         env.out.push_back(Output::Event(Event::Opening { peer: self.id, id, lead, openings }));
     }
@@ -232,7 +273,8 @@ impl Peer {
         let id = self.round.as_ref().map_or(next, |r| r.id);
         let began = self.attempt_began;
         self.retire(now);
-        let again = now.saturating_duration_since(began) < ATTEMPT && next.round < schedule::ROUNDS;
+        let again = now.saturating_duration_since(began) < Duration::from_secs(env.budget.seconds.into())
+            && next.round < schedule::ROUNDS;
         let pause = if again { Duration::ZERO } else { self.back_off(now, env) };
         env.out.push_back(Output::Event(Event::RoundFailed { peer: self.id, id, why, next: pause }));
         if again {
@@ -276,6 +318,7 @@ pub(super) fn refusal(why: StartRefusal) -> &'static str {
         StartRefusal::Digest => "the other side has other predictions than ours",
         StartRefusal::Late => "the agreed instant reached the other side too late",
         StartRefusal::Plan => "the other side plans by another version: update the older one",
+        StartRefusal::Spent => "the other side may not use up more of its block of ports for now",
         StartRefusal::Busy => "the other side has no ports for another try just now",
     }
 }

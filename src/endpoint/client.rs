@@ -123,10 +123,23 @@ impl Endpoint {
     /// The server answers: it is time to look at our own NAT, beside the introduction.
     pub(super) fn server_reached(&mut self, now: Instant, server: usize) {
         let lonely = self.peers.is_empty();
-        let Endpoint { key, rng, next_ports, probe_servers, server: address, out, part, servers, .. } = self;
+        let Endpoint {
+            key,
+            rng,
+            next_ports,
+            probe_servers,
+            server: address,
+            budget,
+            nat,
+            out,
+            part,
+            servers,
+            ..
+        } = self;
         let Part::Client(asking) = part else { return };
         if lonely && asking.early.is_none() {
-            let mut env = Env { key, rng, next_ports, probe_servers, server: *address, out };
+            let mut env =
+                Env { key, rng, next_ports, probe_servers, server: *address, budget: *budget, nat, out };
             asking.early = Some(env.round(now, FIRST));
         }
         // The server was asked over a family that gets no answer, and answers over another one.
@@ -254,9 +267,9 @@ impl Endpoint {
     /// Asks again when it is time to.
     pub(super) fn advance_client(&mut self, now: Instant) {
         let due = self.next_ask().is_some_and(|at| at <= now);
-        let Some(asking) = self.asking() else { return };
+        let Part::Client(asking) = &mut self.part else { return };
         if let Some(round) = &mut asking.early {
-            round.conclude(now);
+            round.conclude(now, &mut self.out);
         }
         let stale = asking.early.take_if(|round| round.begun() + EARLY <= now);
         if let Some(round) = stale {

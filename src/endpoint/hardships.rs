@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{world::*, *};
 use crate::{
-    nat::{Filtering, Mapping, Model, Prediction},
+    nat::{Filtering, Mapping, Model, Prediction, SimultaneousOpen, Unsolicited},
     punch::schedule,
     rendezvous::{Limits, Server},
     wire::{
@@ -175,13 +175,19 @@ fn predictions_without_measure_are_not_planned_with() {
         model: Model::Random,
         mapping: Mapping::EndpointIndependent,
         filtering: Filtering::Unknown,
+        unsolicited: Unsolicited::Unknown,
+        simultaneous_open: SimultaneousOpen::Unknown,
+        fresh: None,
         confidence: 50,
     };
-    world.say(CLIENT, PeerMessage::Predicted { id, predictions: vec![wide; 9], lan: Vec::new() });
+    world.say(
+        CLIENT,
+        PeerMessage::Predicted { id, predictions: vec![wide; 9], lan: Vec::new(), age_ms: 0, budget: 1024 },
+    );
     world.run(SECOND, |_| false);
     let host = world.endpoints[HOST].as_ref().expect("running");
     let round = host.peers.values().next().and_then(|p| p.round.as_ref()).expect("prepared");
-    assert!(round.theirs.is_none());
+    assert!(round.theirs().is_none());
 }
 
 #[test]

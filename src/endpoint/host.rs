@@ -161,7 +161,7 @@ impl Endpoint {
                 let who = (id, key, hello.session, false);
                 self.peers.insert(id, Peer::new(now, who, line, secrets.epoch(), invite));
                 if let Some(round) = hello.prepare {
-                    self.with_peer(id, |peer, env| peer.begin(now, round, None, env));
+                    self.with_peer(id, |peer, env| peer.begin_in_turn(now, round, env));
                 }
             }
         }

@@ -12,6 +12,7 @@ use bytes::BytesMut;
 
 use crate::{
     nat::Prediction,
+    punch::Effort,
     secure::{EpochKeys, EstablishedLink, Psk, PublicKey, StaticKey},
     wire::{
         peer::{Goodbye, RoundId},
@@ -33,6 +34,8 @@ pub struct Settings {
     pub probe_servers: Vec<SocketAddr>,
     /// What this endpoint is.
     pub role: Role,
+    /// How much an attempt to connect may spend.
+    pub effort: Effort,
 }
 
 /// What an endpoint is.
@@ -101,7 +104,8 @@ pub enum Input {
         /// reached over it, no tunnels); ports are filled in by the endpoint.
         lan: Vec<std::net::IpAddr>,
     },
-    /// Answer to [`Output::Bind`]: it failed. The endpoint tries again later.
+    /// Answer to [`Output::Bind`]: it failed, and the set is as it was before. The endpoint tries again
+    /// later, or does with the ports that it has.
     BindFailed {
         /// From the request.
         ports: PortsId,
@@ -211,12 +215,14 @@ pub enum Output {
         /// Public part of the invite that it named.
         invite: Option<u64>,
     },
-    /// Bind this many punch ports in each address family of the server. Answered by [`Input::Bound`]
-    /// or [`Input::BindFailed`].
+    /// Bind this many punch ports in each address family of the server. For a set that is bound already
+    /// and is smaller, bind so many more: they come after the others, which stay as they are. Answered by
+    /// [`Input::Bound`] (with all of them) or [`Input::BindFailed`]. What is asked of the new ones before
+    /// the answer came is carried out all the same, as outputs are in their order.
     Bind {
         /// The set.
         ports: PortsId,
-        /// How many in each family.
+        /// How many in each family, those that are bound already among them.
         count: u16,
     },
     /// Connect from a punch port to a probe server, ask, and keep the connection until the set is
@@ -385,6 +391,13 @@ pub enum Event {
         predictions: Vec<Prediction>,
         /// From the first probe to the last answer.
         took: Duration,
+    },
+    /// The other side has told what its NAT does.
+    PeerNatFound {
+        /// The session.
+        peer: PeerId,
+        /// One for each address family.
+        predictions: Vec<Prediction>,
     },
     /// An instant is agreed.
     Opening {

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     nat,
-    punch::{Budget, PLAN_VERSION},
+    punch::{Budget, PLAN_VERSION, Terms},
     wire::peer::{PeerMessage, RoundId, Start, StartRefusal},
 };
 
@@ -96,12 +96,22 @@ impl Peer {
     fn repeat(&mut self, now: Instant, id: RoundId, env: &mut Env) -> bool {
         let Some((lead, (sample, after_us))) = self.line.instant(now) else { return false };
         let Some(Kept { round, .. }) = &mut self.kept else { return false };
-        let (Some(mine), Some(theirs)) = (&round.mine, &round.theirs) else { return false };
+        let (Some(mine), Some(theirs)) = (round.mine(), round.theirs()) else { return false };
         let digest = nat::digest(mine, theirs);
         round.turn(id);
-        let Ok(plan) = round.plan(true, Budget::FULL, Duration::ZERO) else { return false };
-        let budget = Budget::FULL.openings;
-        let start = Start { id, plan: PLAN_VERSION, budget, window_ms: 0, digest, after_us, sample };
+        let Ok(plan) = round.plan(&Self::again(true, env.budget)) else { return false };
+        let budget = env.budget.openings;
+        let start = Start {
+            id,
+            plan: PLAN_VERSION,
+            budget,
+            window_ms: 0,
+            digest,
+            after_us,
+            sample,
+            next: Vec::new(),
+            their_next: Vec::new(),
+        };
         if self.line.send(now, PeerMessage::Start(start)).is_err() {
             return false;
         }
@@ -127,9 +137,16 @@ impl Peer {
         // Only whether it is in time: the initiator's SYNs are right behind.
         Self::instant(&self.line, now, round, start)?;
         round.turn(start.id);
-        let plan = round.plan(false, Self::budget(start), Duration::ZERO).map_err(|_| StartRefusal::Plan)?;
+        let plan = round
+            .plan(&Self::again(false, env.budget.agreed(start.budget)))
+            .map_err(|_| StartRefusal::Plan)?;
         self.last = start.id;
         self.open(now, Agreed { id: start.id, at: now, plan }, env);
         Ok(())
+    }
+
+    /// A repetition is planned as a first round: where both sides are fixed, time does not matter.
+    fn again(initiator: bool, budget: Budget) -> Terms {
+        Terms { initiator, round: 0, budget, window: Duration::ZERO, spent: 0 }
     }
 }

@@ -221,6 +221,12 @@ impl Line {
         self.hole.direct()
     }
 
+    /// Addresses that are the other peer's: the one that its authentic datagrams come from directly, and
+    /// those at which it has answered the server. It cannot name somebody else's.
+    pub(super) fn proved(&self) -> Vec<IpAddr> {
+        self.direct().iter().chain(&self.candidates).map(SocketAddr::ip).collect()
+    }
+
     /// Round trip over the best path.
     pub(super) fn rtt(&self, now: Instant) -> Option<Duration> {
         self.clock.shortest(now)

@@ -14,6 +14,7 @@
 //! 4. [`Output::Session`] and [`Output::Link`] hand what came of it to a [`crate::session::Session`].
 
 mod attempt;
+mod bases;
 mod candidates;
 mod client;
 #[cfg(test)]
@@ -22,8 +23,10 @@ mod host;
 mod io;
 mod kept;
 mod line;
+mod nat_use;
 mod peer;
 mod round;
+mod survey;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -41,9 +44,11 @@ pub use io::*;
 
 use self::{
     line::{Line, Parcel, Relation},
+    nat_use::NatUse,
     peer::{Completed, Env, Peer},
 };
 use crate::{
+    punch::Budget,
     rendezvous::{Client, ClientEvent},
     secure::StaticKey,
     wire::{
@@ -67,6 +72,8 @@ pub struct Endpoint {
     peers: BTreeMap<PeerId, Peer>,
     next_peer: u64,
     next_ports: u64,
+    budget: Budget,
+    nat: NatUse,
     out: Outbox,
     stopping: bool,
 }
@@ -80,7 +87,7 @@ enum Part {
 impl Endpoint {
     /// Sets an endpoint up; it begins by itself. `seed` is 32 fresh random bytes.
     pub fn new(now: Instant, seed: [u8; 32], settings: Settings) -> Self {
-        let Settings { key, servers, server_key, probe_servers, role } = settings;
+        let Settings { key, servers, server_key, probe_servers, role, effort } = settings;
         let mut rng = StdRng::from_seed(seed);
         let node = rng.random();
         let server = servers.first().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), SocketAddr::ip);
@@ -104,6 +111,8 @@ impl Endpoint {
             peers: BTreeMap::new(),
             next_peer: 0,
             next_ports: 0,
+            budget: effort.budget(),
+            nat: NatUse::default(),
             out: VecDeque::new(),
             stopping: false,
         };
@@ -152,7 +161,7 @@ impl Endpoint {
             }
             Input::Probed { ports, number, answer } => {
                 if let Some(mut round) = self.early_round(ports) {
-                    round.probed(now, number, answer);
+                    round.probed(now, number, answer, &mut self.out);
                     self.keep_early(round);
                 } else {
                     self.with_ports(ports, |peer, env| peer.probed(now, (ports, number), answer, env));
@@ -410,8 +419,8 @@ impl Endpoint {
     }
 
     fn with_peer(&mut self, id: PeerId, run: impl FnOnce(&mut Peer, &mut Env)) {
-        let Endpoint { key, rng, next_ports, probe_servers, server, out, .. } = self;
-        let mut env = Env { key, rng, next_ports, probe_servers, server: *server, out };
+        let Endpoint { key, rng, next_ports, probe_servers, server, budget, nat, out, .. } = self;
+        let mut env = Env { key, rng, next_ports, probe_servers, server: *server, budget: *budget, nat, out };
         if let Some(peer) = self.peers.get_mut(&id) {
             run(peer, &mut env);
         }

@@ -17,10 +17,11 @@ use super::{
     host::PROOF,
     kept::Kept,
     line::Line,
+    nat_use::NatUse,
     round::Round,
 };
 use crate::{
-    punch::budget,
+    punch::{Budget, budget},
     secure::{EpochKeys, PublicKey, StaticKey},
     wire::{
         peer::{Goodbye, PeerMessage, RoundId, StartRefusal},
@@ -43,6 +44,9 @@ pub(super) struct Env<'a> {
     pub(super) probe_servers: &'a [SocketAddr],
     /// Address of the rendezvous server: targets may be as local as it is.
     pub(super) server: IpAddr,
+    /// What a round may spend.
+    pub(super) budget: Budget,
+    pub(super) nat: &'a mut NatUse,
     pub(super) out: &'a mut Outbox,
 }
 
@@ -87,6 +91,8 @@ pub(super) struct Peer {
     pub(super) last: RoundId,
     /// When the latest rounds were prepared (responder only).
     pub(super) prepared: Vec<Instant>,
+    /// A round that waits for its turn, and until when at the longest.
+    pub(super) deferred: Option<(RoundId, Instant)>,
     pub(super) attempt_began: Instant,
     pub(super) failures: u32,
     pub(super) retry: Option<Instant>,
@@ -123,6 +129,7 @@ impl Peer {
             hole: None,
             last: RoundId { attempt: 0, round: 0 },
             prepared: Vec::new(),
+            deferred: None,
             attempt_began: now,
             failures: 0,
             retry: None,
@@ -172,14 +179,28 @@ impl Peer {
             return;
         }
         if let Some(round) = &mut self.round
-            && let Some(predicted) = round.advance(now, self.id, env.server, env.out)
+            && let Some(message) = round.advance(now, self.id, (env.server, env.budget), env.out)
         {
-            let _ = self.line.send(now, predicted);
+            if matches!(message, PeerMessage::Predicted { .. }) {
+                env.nat.measured(round.is_disturbed());
+                env.nat.made(now, round.connections());
+            }
+            // The initiator's own bases travel in START.
+            if !(self.initiator && matches!(message, PeerMessage::Refreshed { .. })) {
+                let _ = self.line.send(now, message);
+            }
         }
         if self.initiator && self.link.is_none() {
             self.lead(now, env);
         } else if self.round.as_ref().is_some_and(|r| Self::overdue(r, now)) {
             self.retire(now);
+        }
+        if let Some(round) = self.round.as_mut().filter(|_| !self.initiator) {
+            // Whatever comes of it is told.
+            round.waits(now, env.out);
+        }
+        if let Some((id, _)) = self.deferred {
+            self.begin_in_turn(now, id, env);
         }
         self.close_losers(now, env);
         // Last, because what was retired just now may have nothing to wait for.
@@ -208,9 +229,22 @@ impl Peer {
         match message {
             PeerMessage::Ping { .. } | PeerMessage::Pong { .. } | PeerMessage::Started { .. } => {}
             PeerMessage::Prepare { id } if !self.initiator => self.prepare(now, id, env),
-            PeerMessage::Predicted { id, predictions, lan } => {
+            PeerMessage::Predicted { id, predictions, lan, age_ms, budget } => {
+                let age = self.line.rtt(now).unwrap_or_default() / 2 + Duration::from_millis(age_ms.into());
+                // No measurement is older than the process; a peer may say anything.
+                let probe = now.checked_sub(age).unwrap_or(now);
                 if let Some(round) = self.round.as_mut().filter(|r| r.id == id) {
-                    round.predicted(predictions, lan);
+                    let is_news = round.theirs.is_none();
+                    round.predicted(probe, predictions, lan, budget);
+                    if let Some(predictions) = round.theirs.clone().filter(|_| is_news) {
+                        let told = Event::PeerNatFound { peer: self.id, predictions };
+                        env.out.push_back(Output::Event(told));
+                    }
+                }
+            }
+            PeerMessage::Refreshed { id, next } if self.initiator => {
+                if let Some(round) = self.round.as_mut().filter(|r| r.id == id && r.at.is_none()) {
+                    round.refreshed(next);
                 }
             }
             PeerMessage::Start(start) if !self.initiator => self.started(now, start, env),
@@ -234,7 +268,10 @@ impl Peer {
                 // Not gone yet: the other side waits for the acknowledgement.
                 self.closing.get_or_insert(now + CLOSING);
             }
-            PeerMessage::Prepare { .. } | PeerMessage::Start(_) | PeerMessage::NotStarted { .. } => {}
+            PeerMessage::Prepare { .. }
+            | PeerMessage::Refreshed { .. }
+            | PeerMessage::Start(_)
+            | PeerMessage::NotStarted { .. } => {}
         }
         self.advance(now, env);
     }
@@ -284,6 +321,7 @@ impl Peer {
             out.push_back(Output::Release { ports });
         }
         self.retry = None;
+        self.deferred = None;
     }
 
     fn leave(&mut self, out: &mut Outbox) {
@@ -335,7 +373,9 @@ impl Peer {
     }
 
     pub(super) fn bind_failed(&mut self, now: Instant, ports: PortsId, why: String, env: &mut Env) {
-        let Some(id) = self.round.as_ref().filter(|r| r.ports == ports).map(|r| r.id) else { return };
+        // A round that opens already has asked for more ports, and does with those that it has.
+        let waiting = self.round.as_ref().filter(|r| r.ports == ports && r.at.is_none());
+        let Some(id) = waiting.map(|r| r.id) else { return };
         if self.initiator {
             self.no_round(now, id, format!("no punch ports could be bound: {why}"), env);
         } else {
@@ -352,7 +392,7 @@ impl Peer {
         env: &mut Env,
     ) {
         if let Some(round) = self.round.as_mut().filter(|r| r.ports == ports) {
-            round.probed(now, number, answer);
+            round.probed(now, number, answer, env.out);
         }
         self.advance(now, env);
     }
@@ -386,7 +426,7 @@ impl Peer {
             }
             Completed::Opening(opening) => {
                 let round = self.rounds().find(|r| r.ports == ports);
-                match round.and_then(|r| r.opening(opening)) {
+                match round.and_then(|r| r.completed(now, opening)) {
                     Some(known) => known,
                     None => return env.out.push_back(Output::Close { conn }),
                 }
@@ -427,6 +467,8 @@ impl Peer {
         (self.link, self.newest) = (Some(link.epoch), link.epoch);
         self.links = self.links.saturating_add(1);
         self.prepared.clear();
+        self.deferred = None;
+        env.nat.turn_ends(self.id, now);
         self.failures = 0;
         self.retry = None;
         let took = now.saturating_duration_since(since);
@@ -448,10 +490,19 @@ impl Peer {
         let retired = self.retired.iter().map(|(_, until)| *until).min();
         // With everything said and acknowledged there is nothing left to wait for.
         let closing = self.closing.map(|until| if self.line.is_idle() { until - CLOSING } else { until });
-        [round, retired, self.losers_at(), self.retry, closing, proof, self.line.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            round,
+            self.deferred.map(|(_, until)| until),
+            retired,
+            self.losers_at(),
+            self.retry,
+            closing,
+            proof,
+            self.line.poll_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 }
 

@@ -8,30 +8,27 @@
 //! in [`super::peer`]; what happens on a connection that completes, in [`super::candidates`].
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
-use super::{Event, OpenFailure, Outbox, Output, PeerId, PortsId};
+use super::{Event, OpenFailure, Outbox, Output, PeerId, PortsId, bases, survey::Survey};
 use crate::{
-    nat::{self, Model, Observation, Prediction},
+    nat::{Model, Prediction},
     punch::{
-        Budget, FIRST_PORTS, Opening, Plan, Verdict, budget, plan,
+        Budget, FIRST_PORTS, Opening, Plan, Terms, Verdict, budget, plan,
         schedule::{OPENING_WINDOW, ROUND},
     },
     wire::{
-        peer::{MAX_LAN, MAX_PREDICTIONS, PeerMessage, RoundId},
-        probe::{ProbeAnswer, ProbeQuestion},
+        peer::{MAX_LAN, PeerMessage, RoundId, Start},
+        probe::ProbeAnswer,
     },
 };
 
-/// Longest wait for the answers of probes. A SYN that was lost is repeated after 1 s.
-const PROBE_LIMIT: Duration = Duration::from_secs(3);
-
-/// After the first answer the others have half as long again as it took, and at least this: a lost SYN
-/// must not hold up the round, a late one must count.
-const PROBE_GRACE: Duration = Duration::from_millis(25);
+/// Without a plan for the pair, connections inside a LAN are waited for so long: a SYN that was lost is
+/// repeated after 1 s.
+const LAN_WAIT: Duration = Duration::from_secs(2);
 
 /// An opening that was refused is repeated after this: the other side's SYN is at most this late when
 /// clocks agree, and a storm is not wanted when they do not.
@@ -48,15 +45,21 @@ pub(super) struct Round {
     pub(super) id: RoundId,
     pub(super) ports: PortsId,
     begun: Instant,
-    v4: Vec<u16>,
-    v6: Vec<u16>,
-    probes: BTreeMap<u8, Probe>,
-    first_answer: Option<Instant>,
-    /// This side's predictions, once it has them, as they are sent.
-    pub(super) mine: Option<Vec<Prediction>>,
+    has_v4: bool,
+    has_v6: bool,
+    /// Punch ports that were asked for, in each family.
+    asked: u16,
+    /// Once the ports are bound.
+    survey: Option<Survey>,
     lan: Vec<SocketAddr>,
-    /// The other side's.
+    /// The other side's predictions, as they were sent.
     pub(super) theirs: Option<Vec<Prediction>>,
+    /// When its last probe left, by this side's clock.
+    their_probe: Instant,
+    their_budget: u16,
+    /// Bases of both sides' counters, as they were refreshed; empty if they were not.
+    my_next: Vec<u16>,
+    their_next: Vec<u16>,
     their_lan: Vec<SocketAddr>,
     lan_tried: bool,
     /// How far the lists of ports are turned, where the round is repeated: see [`turn`](Self::turn).
@@ -64,6 +67,8 @@ pub(super) struct Round {
     repetitions: u16,
     listening: BTreeSet<u16>,
     told: bool,
+    /// There is no plan for the pair: why, in words. The LAN is tried all the same.
+    hopeless: Option<String>,
     /// The agreed instant.
     pub(super) at: Option<Instant>,
     openings: Vec<Dialled>,
@@ -73,13 +78,13 @@ pub(super) struct Round {
     redials: u8,
 }
 
-/// A probe and what came of it.
-struct Probe {
-    local: u16,
-    local_port: u16,
-    server: SocketAddr,
-    answer: Option<Option<ProbeAnswer>>,
-}
+/// What a trace says when an opening leaves.
+#[derive(Debug)]
+struct Leaves;
+
+/// And when it is complete.
+#[derive(Debug)]
+struct Connected;
 
 /// An opening that was handed to the driver.
 struct Dialled {
@@ -97,19 +102,23 @@ impl Round {
             id,
             ports,
             begun: now,
-            v4: Vec::new(),
-            v6: Vec::new(),
-            probes: BTreeMap::new(),
-            first_answer: None,
-            mine: None,
+            has_v4: false,
+            has_v6: false,
+            asked: FIRST_PORTS,
+            survey: None,
             lan: Vec::new(),
             theirs: None,
+            their_probe: now,
+            their_budget: 0,
+            my_next: Vec::new(),
+            their_next: Vec::new(),
             their_lan: Vec::new(),
             lan_tried: false,
             turned: None,
             repetitions: 0,
             listening: BTreeSet::new(),
             told: false,
+            hopeless: None,
             at: None,
             openings: Vec::new(),
             first_opening: 0,
@@ -127,7 +136,8 @@ impl Round {
         now.saturating_duration_since(self.begun)
     }
 
-    /// The ports are bound: probes from some of them, and listens on the one that the LAN is told of.
+    /// The ports are bound: probes from some of them, and listens on the one that the LAN is told of. Where
+    /// more of them were bound later on, there is nothing to do.
     pub(super) fn bound(
         &mut self,
         now: Instant,
@@ -136,6 +146,9 @@ impl Round {
         batch: [u8; 16],
         out: &mut Outbox,
     ) {
+        if self.survey.is_some() {
+            return;
+        }
         self.listen(0, out);
         self.lan = lan
             .into_iter()
@@ -145,79 +158,51 @@ impl Round {
             })
             .take(MAX_LAN)
             .collect();
-        for (locals, is_v4) in [(&v4, true), (&v6, false)] {
-            let servers: Vec<SocketAddr> = servers.iter().copied().filter(|s| s.is_ipv4() == is_v4).collect();
-            for nat::Probe { local, server, .. } in nat::probe_batch(locals.len() as u16, &servers) {
-                let number = self.probes.len() as u8;
-                let local_port = locals[usize::from(local)];
-                self.probes.insert(number, Probe { local, local_port, server, answer: None });
-            }
-        }
-        let count = self.probes.len() as u8;
-        for (&number, probe) in &self.probes {
-            let question = ProbeQuestion {
-                batch,
-                number,
-                count,
-                local: probe.local as u8,
-                local_port: probe.local_port,
-            };
-            let Probe { local, server, .. } = *probe;
-            out.push_back(Output::Probe { ports: self.ports, number, local, server, question });
-        }
-        (self.v4, self.v6) = (v4, v6);
+        (self.has_v4, self.has_v6) = (!v4.is_empty(), !v6.is_empty());
         self.begun = now;
-        self.conclude(now);
+        self.survey = Some(Survey::begin(now, self.ports, (v4, v6), servers, batch, out));
     }
 
     /// A probe was answered, or failed.
-    pub(super) fn probed(&mut self, now: Instant, number: u8, answer: Option<ProbeAnswer>) {
-        let Some(probe) = self.probes.get_mut(&number) else { return };
-        if answer.is_some() {
-            self.first_answer.get_or_insert(now);
+    pub(super) fn probed(&mut self, now: Instant, number: u8, answer: Option<ProbeAnswer>, out: &mut Outbox) {
+        if let Some(survey) = &mut self.survey {
+            survey.probed(now, number, answer, out);
         }
-        probe.answer.get_or_insert(answer);
-        self.conclude(now);
     }
 
-    /// When [`conclude`](Self::conclude) is to be called again.
+    /// When something is to be sent, or concluded.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        if self.mine.is_some() {
-            return None;
-        }
-        let limit = self.begun + PROBE_LIMIT;
-        Some(
-            self.first_answer.map_or(limit, |first| {
-                limit.min(first + PROBE_GRACE.max(first.duration_since(self.begun) / 2))
-            }),
-        )
+        let survey = self.survey.as_ref()?;
+        let fresh = survey.fresh_until().filter(|_| self.at.is_none() && self.told && self.theirs.is_some());
+        [survey.deadline(), fresh].into_iter().flatten().min()
     }
 
-    /// Makes the prediction when all answers are in, or when it is time to do without the rest.
-    pub(super) fn conclude(&mut self, now: Instant) {
-        let complete = !self.probes.is_empty() && self.probes.values().all(|p| p.answer.is_some());
-        if self.mine.is_some() || !(complete || self.deadline().is_some_and(|at| at <= now)) {
-            return;
+    /// Sends probes that are due, and makes the prediction when it is time to.
+    pub(super) fn conclude(&mut self, now: Instant, out: &mut Outbox) {
+        if let Some(survey) = &mut self.survey {
+            survey.conclude(now, out);
         }
-        let predictions = [(true, &self.v4), (false, &self.v6)].into_iter().filter_map(|(is_v4, locals)| {
-            let observations: Vec<Observation> = self.observations(is_v4).collect();
-            nat::predict(&observations, locals)
-        });
-        self.mine = Some(predictions.take(MAX_PREDICTIONS).collect());
     }
 
-    fn observations(&self, is_v4: bool) -> impl Iterator<Item = Observation> {
-        self.probes.iter().filter(move |(_, p)| p.server.is_ipv4() == is_v4).filter_map(|(&number, p)| {
-            let answer = p.answer.as_ref()?.as_ref()?;
-            Some(Observation {
-                number,
-                local: p.local,
-                local_port: p.local_port,
-                server: p.server,
-                observed: answer.observed,
-                at_us: answer.at_us,
-            })
-        })
+    /// This side's predictions, once it has them, as they are sent.
+    pub(super) fn mine(&self) -> Option<&[Prediction]> {
+        self.survey.as_ref()?.predictions()
+    }
+
+    /// The other side's.
+    pub(super) fn theirs(&self) -> Option<&[Prediction]> {
+        self.theirs.as_deref()
+    }
+
+    /// Connections made so far: each has a mapping in the NAT.
+    pub(super) fn connections(&self) -> usize {
+        self.survey.as_ref().map_or(0, Survey::connections) + self.openings.len()
+    }
+
+    /// A counter's base is so old that it is worth waiting until it is measured once more.
+    pub(super) fn waits(&mut self, now: Instant, out: &mut Outbox) -> bool {
+        let ready = self.told && self.at.is_none() && self.theirs.is_some();
+        self.survey.as_mut().is_some_and(|survey| ready && survey.keep_fresh(now, out))
     }
 
     /// Goes on as far as it can: concludes the probes; tries the LAN as soon as both predictions are
@@ -226,21 +211,36 @@ impl Round {
         &mut self,
         now: Instant,
         peer: PeerId,
-        server: IpAddr,
+        (server, budget): (IpAddr, Budget),
         out: &mut Outbox,
     ) -> Option<PeerMessage> {
-        self.conclude(now);
+        self.conclude(now, out);
         self.try_lan(now, server, out);
-        let predictions = self.mine.clone().filter(|_| !self.told)?;
+        let survey = self.survey.as_mut()?;
+        if let Some(moved) = survey.take_moved() {
+            let (id, next) = (self.id, bases::of(&moved));
+            self.my_next.clone_from(&next);
+            return Some(PeerMessage::Refreshed { id, next });
+        }
+        let predictions = survey.predictions().filter(|_| !self.told)?.to_vec();
+        let age_ms = u16::try_from(survey.age(now).as_millis()).unwrap_or(u16::MAX);
         self.told = true;
-        let took = self.age(now);
+        let took = now.saturating_duration_since(self.begun);
         out.push_back(Output::Event(Event::NatFound { peer, predictions: predictions.clone(), took }));
-        Some(PeerMessage::Predicted { id: self.id, predictions, lan: self.lan.clone() })
+        let (id, lan, budget) = (self.id, self.lan.clone(), budget.openings);
+        Some(PeerMessage::Predicted { id, predictions, lan, age_ms, budget })
     }
 
-    /// The other side's predictions and LAN addresses. The first ones count, if they make sense: what
-    /// does not is of another version, or is meant to make us open more than we would.
-    pub(super) fn predicted(&mut self, theirs: Vec<Prediction>, lan: Vec<SocketAddr>) {
+    /// The other side's predictions and LAN addresses, made at `probe` by our clock. The first ones count,
+    /// if they make sense: what does not is of another version, or is meant to make us open more than we
+    /// would.
+    pub(super) fn predicted(
+        &mut self,
+        probe: Instant,
+        theirs: Vec<Prediction>,
+        lan: Vec<SocketAddr>,
+        budget: u16,
+    ) {
         let of_family = |v4: bool| theirs.iter().filter(|t| t.address.is_ipv4() == v4).count();
         let sensible = of_family(true) <= 1
             && of_family(false) <= 1
@@ -249,7 +249,48 @@ impl Round {
         if self.theirs.is_none() && sensible {
             self.theirs = Some(theirs);
             self.their_lan = lan;
+            (self.their_probe, self.their_budget) = (probe, budget);
         }
+    }
+
+    /// The other side's counters have been measured once more.
+    pub(super) fn refreshed(&mut self, next: Vec<u16>) {
+        if self.theirs.as_ref().is_some_and(|theirs| theirs.len() == next.len()) {
+            self.their_next = next;
+        }
+    }
+
+    /// What START says of this round, where it is said `lead` before the instant: the budget, the window,
+    /// and the counters' bases. The older prediction's age is the window of both; the other's base is moved
+    /// back by what happens less. From now on this round plans with these.
+    pub(super) fn agree(&mut self, now: Instant, lead: Duration, mine: Budget) -> (Budget, u16) {
+        // What stays as it is does not age.
+        let moves = |side: Option<&[Prediction]>| {
+            side.is_some_and(|side| side.iter().any(|p| !matches!(p.model, Model::Fixed { .. })))
+        };
+        let mine_age = self.survey.as_ref().filter(|_| moves(self.mine())).map(|survey| survey.age(now));
+        let their_age = moves(self.theirs()).then(|| now.saturating_duration_since(self.their_probe));
+        let ages = [mine_age, their_age].map(|age| age.unwrap_or_default() + lead);
+        let window = ages[0].max(ages[1]);
+        let base = |side: Option<&[Prediction]>, next: &[u16], age: Duration| {
+            let mut side = bases::moved(side.unwrap_or_default(), next);
+            side.iter_mut().for_each(|prediction| bases::back(prediction, window - age));
+            bases::of(&side)
+        };
+        let (my_next, their_next) =
+            (base(self.mine(), &self.my_next, ages[0]), base(self.theirs(), &self.their_next, ages[1]));
+        (self.my_next, self.their_next) = (my_next, their_next);
+        (mine.agreed(self.their_budget), u16::try_from(window.as_millis()).unwrap_or(u16::MAX))
+    }
+
+    /// The bases that count: this side's, then the other's.
+    pub(super) fn bases(&self) -> (Vec<u16>, Vec<u16>) {
+        (self.my_next.clone(), self.their_next.clone())
+    }
+
+    /// The bases that the initiator names.
+    pub(super) fn rebase(&mut self, start: &Start) {
+        (self.my_next, self.their_next) = (start.their_next.clone(), start.next.clone());
     }
 
     /// Whether a connection from there may well be the other side's.
@@ -261,7 +302,7 @@ impl Round {
     /// Where both sides have one public address, the other's LAN addresses are tried at once, beside
     /// everything else and never in its way.
     fn try_lan(&mut self, now: Instant, server: IpAddr, out: &mut Outbox) {
-        let (Some(mine), Some(theirs)) = (&self.mine, &self.theirs) else { return };
+        let (Some(mine), Some(theirs)) = (self.mine(), self.theirs()) else { return };
         let together = mine.iter().any(|m| theirs.iter().any(|t| t.address == m.address));
         if together && !std::mem::replace(&mut self.lan_tried, true) {
             for remote in self.their_lan.clone() {
@@ -274,11 +315,33 @@ impl Round {
 
     /// Both sides keep their ports, so the round can be repeated as it was.
     pub(super) fn is_repeatable(&self) -> bool {
-        let fixed = |side: &Option<Vec<Prediction>>| {
-            let side = side.iter().flatten();
-            side.clone().count() > 0 && side.clone().all(|p| matches!(p.model, Model::Fixed { .. }))
+        let fixed = |side: Option<&[Prediction]>| {
+            side.is_some_and(|side| {
+                !side.is_empty() && side.iter().all(|p| matches!(p.model, Model::Fixed { .. }))
+            })
         };
-        fixed(&self.mine) && fixed(&self.theirs)
+        fixed(self.mine()) && fixed(self.theirs())
+    }
+
+    /// A new connection behind this side's NAT disturbs what is predicted for another one.
+    pub(super) fn is_disturbed(&self) -> bool {
+        let moves = |p: &Prediction| matches!(p.model, Model::Progression(_) | Model::Band { .. });
+        self.mine().is_some_and(|mine| mine.iter().any(moves))
+    }
+
+    /// There is no plan for the pair. Answers whether there is no other way either; where the LAN is being
+    /// tried, the round goes on for a while.
+    pub(super) fn give_up(&mut self, now: Instant, why: String) -> Result<(), String> {
+        if !self.lan_tried {
+            return Err(why);
+        }
+        (self.at, self.hopeless) = (Some(now), Some(why));
+        Ok(())
+    }
+
+    /// Why there was no plan.
+    pub(super) fn take_hopeless(&mut self) -> Option<String> {
+        self.hopeless.take()
     }
 
     /// Turns the ports for a repetition as round `id`: it leaves from others than those before. What is
@@ -305,10 +368,11 @@ impl Round {
 
     /// The plan for both sides' predictions, all address families together, or why there is none, in
     /// words.
-    pub(super) fn plan(&self, initiator: bool, budget: Budget, window: Duration) -> Result<Plan, String> {
-        let (Some(mine), Some(theirs)) = (&self.mine, &self.theirs) else {
+    pub(super) fn plan(&self, terms: &Terms) -> Result<Plan, String> {
+        let (Some(mine), Some(theirs)) = (self.mine(), self.theirs()) else {
             return Err("a prediction is missing".into());
         };
+        let (mine, theirs) = (bases::moved(mine, &self.my_next), bases::moved(theirs, &self.their_next));
         if mine.is_empty() {
             return Err("no probe of ours was answered: the server's TCP ports cannot be reached".into());
         }
@@ -321,7 +385,7 @@ impl Round {
         let mut whole: Option<Plan> = None;
         let mut hopeless = "the two sides have no address family in common";
         for (mine, theirs) in pairs {
-            let plan = self.plan_pair(mine, theirs, initiator, budget, window);
+            let plan = self.plan_pair(mine, theirs, terms);
             match (plan.verdict, &mut whole) {
                 (Verdict::Hopeless(why), _) => hopeless = why,
                 (Verdict::Try, Some(whole)) => {
@@ -336,19 +400,10 @@ impl Round {
     }
 
     /// A repetition has the plan of a first round, from ports that are turned by as much on both sides.
-    fn plan_pair(
-        &self,
-        mine: &Prediction,
-        theirs: &Prediction,
-        initiator: bool,
-        budget: Budget,
-        window: Duration,
-    ) -> Plan {
-        let Some(by) = self.turned else {
-            return plan(mine, theirs, initiator, self.id.round, budget, window);
-        };
+    fn plan_pair(&self, mine: &Prediction, theirs: &Prediction, terms: &Terms) -> Plan {
+        let Some(by) = self.turned else { return plan(mine, theirs, terms) };
         let (mine, ports) = turn(mine, by);
-        let mut plan = plan(&mine, &turn(theirs, by).0, initiator, 0, budget, window);
+        let mut plan = plan(&mine, &turn(theirs, by).0, &Terms { round: 0, ..*terms });
         let back = |local: u16| ((usize::from(local) + by) % ports.max(1)) as u16;
         plan.openings.iter_mut().for_each(|opening| opening.local = back(opening.local));
         plan.listen.iter_mut().for_each(|local| *local = back(*local));
@@ -356,28 +411,33 @@ impl Round {
     }
 
     /// The instant is agreed: hands all openings to the driver. Full effort goes only towards `proved`,
-    /// the address that the peer's authentic datagrams come from. Returns how many openings there are.
+    /// the addresses that are known to be the peer's. Returns how many openings there are.
     pub(super) fn open(
         &mut self,
         at: Instant,
         plan: Plan,
         server: IpAddr,
-        proved: Option<IpAddr>,
+        proved: &[IpAddr],
         out: &mut Outbox,
     ) -> usize {
         self.at = Some(at);
         self.redials = plan.redials;
+        let wanted = plan.listen.iter().map(|local| local.saturating_add(1)).max().unwrap_or(0);
+        if wanted > self.asked {
+            self.asked = wanted;
+            out.push_back(Output::Bind { ports: self.ports, count: wanted });
+        }
         for local in plan.listen {
             self.listen(local, out);
         }
         let own: Vec<SocketAddr> = self.own_addresses().collect();
         let (before, mut unproved) = (self.openings.len(), 0);
         for Opening { local, remote, after, ttl } in plan.openings {
-            let bound = usize::from(local) < if remote.is_ipv4() { self.v4.len() } else { self.v6.len() };
-            if !bound || own.contains(&remote) || !budget::may_open_to(remote.ip(), server) {
+            let has_family = if remote.is_ipv4() { self.has_v4 } else { self.has_v6 };
+            if !has_family || own.contains(&remote) || !budget::may_open_to(remote.ip(), server) {
                 continue;
             }
-            if proved != Some(remote.ip()) {
+            if !proved.contains(&remote.ip()) {
                 unproved += 1;
                 if unproved > Budget::UNPROVED.openings {
                     continue;
@@ -391,12 +451,24 @@ impl Round {
     /// This side's own external addresses: a connection to one of them would be a connection to
     /// oneself.
     fn own_addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        let answers = self.probes.values().filter_map(|p| p.answer.as_ref()?.as_ref());
-        answers.map(|a| a.observed)
+        self.survey.iter().flat_map(Survey::seen)
+    }
+
+    /// For a person who wants to know (`-v`): what an opening does, relative to the agreed instant.
+    fn trace(&self, what: &dyn std::fmt::Debug, now: Instant, remote: SocketAddr, local: Option<u16>) {
+        let at = self.at.unwrap_or(now);
+        let late =
+            now.saturating_duration_since(at).as_secs_f64() - at.saturating_duration_since(now).as_secs_f64();
+        let (attempt, round) = (self.id.attempt, self.id.round);
+        tracing::debug!(
+            "opening {attempt}.{round} from port {local:?} to {remote}: {what:?} at {:+.1} ms",
+            late * 1e3
+        );
     }
 
     fn dial(&mut self, dialled: Dialled, at: Instant, ttl: Option<u8>, out: &mut Outbox) {
         let Dialled { local, remote, .. } = dialled;
+        self.trace(&Leaves, at, remote, local);
         let opening = self.first_opening.wrapping_add(self.openings.len() as u32);
         out.push_back(Output::Connect { ports: self.ports, opening, local, remote, at, ttl });
         self.openings.push(dialled);
@@ -407,9 +479,11 @@ impl Round {
     pub(super) fn connect_failed(&mut self, now: Instant, opening: u32, why: &OpenFailure, out: &mut Outbox) {
         let again = now + REDIAL_PAUSE;
         let over = self.at.is_none_or(|at| again >= at + OPENING_WINDOW);
-        let Some(dialled) = self.openings.get_mut(opening.wrapping_sub(self.first_opening) as usize) else {
-            return;
-        };
+        let number = opening.wrapping_sub(self.first_opening) as usize;
+        if let Some(dialled) = self.openings.get(number) {
+            self.trace(why, now, dialled.remote, dialled.local);
+        }
+        let Some(dialled) = self.openings.get_mut(number) else { return };
         let early = matches!(why, OpenFailure::Refused | OpenFailure::Unreachable);
         if !early || over || dialled.lan || dialled.redials >= self.redials {
             return;
@@ -419,14 +493,16 @@ impl Round {
         out.push_back(Output::Connect { ports: self.ports, opening, local, remote, at: again, ttl: None });
     }
 
-    /// Where an opening went, and whether it was a plain connect inside a LAN.
-    pub(super) fn opening(&self, opening: u32) -> Option<(SocketAddr, bool)> {
-        self.openings.get(opening.wrapping_sub(self.first_opening) as usize).map(|d| (d.remote, d.lan))
+    /// An opening is complete: where it went, and whether it was a plain connect inside a LAN.
+    pub(super) fn completed(&self, now: Instant, opening: u32) -> Option<(SocketAddr, bool)> {
+        let dialled = self.openings.get(opening.wrapping_sub(self.first_opening) as usize)?;
+        self.trace(&Connected, now, dialled.remote, dialled.local);
+        Some((dialled.remote, dialled.lan))
     }
 
     /// When the round has failed if no link came of it.
     pub(super) fn end(&self) -> Option<Instant> {
-        self.at.map(|at| at + ROUND)
+        self.at.map(|at| at + if self.hopeless.is_some() { LAN_WAIT } else { ROUND })
     }
 }
 

@@ -116,6 +116,7 @@ impl World {
                 "203.0.113.1:7863".parse().expect("address"),
             ],
             role,
+            effort: crate::punch::Effort::default(),
         };
         self.endpoints[who] = Some(Endpoint::new(self.now, seed, settings));
         self.drain(who);
@@ -179,7 +180,7 @@ impl World {
             Output::Transmit { path: Path::Tcp(_), .. } => {}
             Output::Admit { ask, .. } => self.tell(who, Input::Admit { ask, verdict: self.verdict.clone() }),
             Output::Bind { ports, count } => {
-                assert!(self.bound.insert((who, ports)));
+                self.bound.insert((who, ports));
                 assert!(self.bound.len() < 64, "punch ports are not released");
                 let v4 = (0..count).map(|i| 20_000 + (ports.0 as u16) * 64 + i).collect();
                 self.tell(who, Input::Bound { ports, v4, v6: Vec::new(), lan: Vec::new() });

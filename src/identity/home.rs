@@ -78,6 +78,11 @@ impl Home {
         self.state.join("run")
     }
 
+    /// What connected last.
+    pub fn worked(&self) -> PathBuf {
+        self.state.join("worked")
+    }
+
     /// What a rendezvous server keeps, unless told otherwise.
     pub fn server_data(&self) -> PathBuf {
         self.state.join("rendezvous")

@@ -7,6 +7,7 @@
 //! | `known_hosts` | `NAME@HOST:PORT KEY`: hosts that `connect` trusts | an invite or `--host-key`, once proved |
 //! | `known_servers` | `HOST:PORT KEY`: rendezvous servers | first contact, or `--rendezvous HOST#KEY` |
 //! | `invites` | `ID NAME SECRET EXPIRY`: open invites; mode 0600 | `punchtunnel invite` |
+//! | `worked` | what connected last between two networks, see [`Worked`] | `connect`, `doctor` |
 //!
 //! Files are the truth: they are read whenever a question is asked, so an edit takes effect at once
 //! and two processes of one [`Home`] agree. Every rewrite keeps comments and the order of lines, goes
@@ -26,6 +27,7 @@ mod keyed;
 mod name;
 mod server;
 mod trust;
+mod worked;
 
 use std::{io, path::PathBuf};
 
@@ -37,6 +39,7 @@ pub use keyed::Entry;
 pub use name::{Name, NameError};
 pub use server::ServerName;
 pub use trust::{Pinned, Trust};
+pub use worked::{Network, Worked};
 
 /// What can be wrong with the files of a [`Home`].
 #[derive(Debug, thiserror::Error)]

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Filtering, Mapping, Model, Prediction};
+use super::{Counter, Filtering, Mapping, Model, Prediction, SimultaneousOpen, Unsolicited};
 
 /// A number that is equal on both sides only if both hold the same predictions: `initiator`'s and
 /// `responder`'s, as sent, in the order sent.
@@ -38,6 +38,14 @@ impl Fnv {
         self.bytes(&number.to_be_bytes());
     }
 
+    fn counter(&mut self, counter: &Counter) {
+        let Counter { next, step, jitter, rate_centi, over_ms } = *counter;
+        self.bytes(&step.to_be_bytes());
+        for number in [u32::from(next), u32::from(jitter), rate_centi, u32::from(over_ms)] {
+            self.number(u64::from(number));
+        }
+    }
+
     fn prediction(&mut self, prediction: &Prediction) {
         match prediction.address {
             IpAddr::V4(address) => self.bytes(&address.octets()),
@@ -49,16 +57,13 @@ impl Fnv {
                 self.number(ports.len() as u64);
                 ports.iter().for_each(|&port| self.number(u64::from(port)));
             }
-            Model::Progression { next, step, rate_centi } => {
+            Model::Progression(counter) => {
                 self.bytes(&[1]);
-                self.number(u64::from(*next));
-                self.bytes(&step.to_be_bytes());
-                self.number(u64::from(*rate_centi));
+                self.counter(counter);
             }
-            Model::Band { low, high } => {
+            Model::Band { low, high, size, meet } => {
                 self.bytes(&[2]);
-                self.number(u64::from(*low));
-                self.number(u64::from(*high));
+                [low, high, size, meet].iter().for_each(|&&port| self.number(u64::from(port)));
             }
             Model::Random => self.bytes(&[3]),
         }
@@ -73,7 +78,20 @@ impl Fnv {
             Filtering::AddressAndPortDependent => 2,
             Filtering::Unknown => 3,
         };
-        self.bytes(&[mapping, filtering, prediction.confidence]);
+        let unsolicited = match prediction.unsolicited {
+            Unsolicited::Dropped => 0,
+            Unsolicited::Reset => 1,
+            Unsolicited::Prohibited => 2,
+            Unsolicited::Unknown => 3,
+        };
+        let simultaneous_open = match prediction.simultaneous_open {
+            SimultaneousOpen::Works => 0,
+            SimultaneousOpen::Blocked => 1,
+            SimultaneousOpen::Unknown => 2,
+        };
+        self.bytes(&[mapping, filtering, unsolicited, simultaneous_open, prediction.confidence]);
+        self.bytes(&[u8::from(prediction.fresh.is_some())]);
+        prediction.fresh.iter().for_each(|counter| self.counter(counter));
     }
 }
 
@@ -87,6 +105,9 @@ mod tests {
             model: Model::Fixed { ports: ports.to_vec() },
             mapping: Mapping::EndpointIndependent,
             filtering: Filtering::Unknown,
+            unsolicited: Unsolicited::Unknown,
+            simultaneous_open: SimultaneousOpen::Unknown,
+            fresh: None,
             confidence: 99,
         }
     }
@@ -108,10 +129,13 @@ mod tests {
         other.confidence = 98;
         assert_ne!(base, digest(std::slice::from_ref(&a), &[other]));
         let random = Prediction { model: Model::Random, ..b };
-        let counter = |step| Prediction {
-            model: Model::Progression { next: 5, step, rate_centi: 0 },
+        let counter = |step, jitter| Prediction {
+            model: Model::Progression(Counter { next: 5, step, jitter, rate_centi: 0, over_ms: 1 }),
             ..random.clone()
         };
-        assert_ne!(digest(&[counter(1)], &[]), digest(&[counter(-1)], &[]));
+        assert_ne!(digest(&[counter(1, 0)], &[]), digest(&[counter(-1, 0)], &[]));
+        assert_ne!(digest(&[counter(1, 0)], &[]), digest(&[counter(1, 2)], &[]));
+        let strict = Prediction { simultaneous_open: SimultaneousOpen::Blocked, ..random.clone() };
+        assert_ne!(digest(&[random], &[]), digest(&[strict], &[]));
     }
 }

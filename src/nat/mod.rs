@@ -10,9 +10,11 @@
 //! | `observe` | which probes to make, and which of the answers speak about one public address |
 //! | `predict` | the order in which the models are tried |
 //! | `fixed` | one external port for each local port |
-//! | `progression` | a counter that everybody behind the NAT moves |
+//! | `progression` | a counter that everybody behind the NAT moves: is it one, and where is it |
+//! | `steps` | how far such a counter moves for each connection, and how many of them are foreign |
 //! | `spread` | random draws: out of a block, or out of everything |
-//! | `stats` | the two distributions that the decisions rest on, with their error rates |
+//! | `stats` | the distributions that the decisions rest on, with their error rates |
+//! | `refresh` | a last probe just before the instant moves a counter's base |
 //! | `digest` | do both peers plan from the same input? |
 //! | `words` | one sentence for a person |
 //!
@@ -24,8 +26,10 @@ mod fixed;
 mod observe;
 mod predict;
 mod progression;
+mod refresh;
 mod spread;
 mod stats;
+mod steps;
 #[cfg(test)]
 pub(crate) mod synthetic;
 mod words;
@@ -36,8 +40,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     digest::digest,
-    observe::{PROBED_LOCALS, Probe, probe_batch},
+    observe::{PROBED_LOCALS, Probe, last_probe, probe_batch, probe_more},
     predict::predict,
+    refresh::refresh,
     words::describe,
 };
 
@@ -65,6 +70,30 @@ pub enum Filtering {
     Unknown,
 }
 
+/// What a NAT or firewall answers to a SYN that it does not let in (RFC 5382 §4.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Unsolicited {
+    /// Nothing, or nothing for the 6 s that the RFC asks for.
+    Dropped,
+    /// A reset.
+    Reset,
+    /// An ICMP error.
+    Prohibited,
+    /// Not tested.
+    Unknown,
+}
+
+/// Whether two SYNs that cross open a connection (RFC 5382 §4.2: they must).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum SimultaneousOpen {
+    /// They do.
+    Works,
+    /// The SYN that comes in is dropped: only the answer to an own SYN passes.
+    Blocked,
+    /// Not tested.
+    Unknown,
+}
+
 /// What the next connections will look like from outside.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Model {
@@ -76,24 +105,41 @@ pub enum Model {
         ports: Vec<u16>,
     },
     /// Each new connection gets the next port, whoever it belongs to.
-    Progression {
-        /// The external port that the next connection would have got at the time of the last probe.
-        next: u16,
-        /// Distance from one connection to the next; not 0.
-        step: i16,
-        /// Connections a second that others behind the same NAT open, in hundredths. An estimate that
-        /// leans on an ordinary value where the probes were too close together to show it.
-        rate_centi: u32,
-    },
+    Progression(Counter),
     /// Each new connection gets a random port out of a block.
     Band {
-        /// Lowest port of the (widened) block.
+        /// Lowest port of the block, or of the range that was seen, widened.
         low: u16,
-        /// Highest port of the (widened) block.
+        /// Highest port of the same.
         high: u16,
+        /// Ports that the customer has, at the least: the block's size where it was recognised, the
+        /// range that was seen otherwise. What a plan may use up is a part of this.
+        size: u16,
+        /// A port near its middle that was not seen in use: what the other side aims at where it cannot
+        /// cover all of it. Measured anew it is mostly the same one, which helps, as draws are without
+        /// replacement.
+        meet: u16,
     },
     /// Each new connection gets a random port.
     Random,
+}
+
+/// A counter that every new connection behind a NAT moves: ours, and those of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Counter {
+    /// The external port that the next connection would have got at the time of the last probe: with
+    /// jitter, the nearest one that it may have got.
+    pub next: u16,
+    /// Distance from one connection to the next, at the least; its sign is the direction; not 0.
+    pub step: i16,
+    /// Up to this many ports more, in the same direction, each number equally likely; 0 for a counter
+    /// that moves evenly.
+    pub jitter: u16,
+    /// Connections a second that others behind the same NAT open, in hundredths.
+    pub rate_centi: u32,
+    /// How long an observation the rate is worth, milliseconds, at least 1: an estimate over a time t
+    /// has the variance rate / t.
+    pub over_ms: u16,
 }
 
 /// Most external ports that a [`Model::Fixed`] names: more than any plan opens from, few enough for a
@@ -112,21 +158,35 @@ pub struct Prediction {
     pub mapping: Mapping,
     /// What gets in.
     pub filtering: Filtering,
-    /// How sure the model is, percent.
+    /// What an unsolicited SYN is answered with.
+    pub unsolicited: Unsolicited,
+    /// Whether a SYN gets in through a mapping whose own SYN is unanswered.
+    pub simultaneous_open: SimultaneousOpen,
+    /// Beside [`Model::Fixed`], where only one server address was heard of: the counter that new mappings
+    /// came from. A punch port that was not probed gets its next port; and so does any, should the
+    /// mapping depend on the destination's address after all, which one address cannot tell.
+    pub fresh: Option<Counter>,
+    /// How probable the model is, percent.
     pub confidence: u8,
+}
+
+impl Counter {
+    fn is_sound(&self) -> bool {
+        self.next != 0 && self.step != 0 && self.over_ms != 0
+    }
 }
 
 impl Prediction {
     /// Whether the numbers mean something. What a peer sends is checked with this before it is planned
-    /// with: at least one known port, a step that moves, a band that is not empty.
+    /// with: at least one known port, a step that moves, a rate that was seen, a band that is not empty.
     pub fn is_sound(&self) -> bool {
         let model = match &self.model {
             Model::Fixed { ports } => ports.len() <= MAX_PORTS && ports.iter().any(|&port| port != 0),
-            Model::Progression { next, step, .. } => *next != 0 && *step != 0,
-            Model::Band { low, high } => *low != 0 && low <= high,
+            Model::Progression(counter) => counter.is_sound(),
+            Model::Band { low, high, size, meet } => *low != 0 && (low..=high).contains(&meet) && *size != 0,
             Model::Random => true,
         };
-        model && self.confidence <= 100
+        model && self.fresh.is_none_or(|counter| counter.is_sound()) && self.confidence <= 100
     }
 }
 

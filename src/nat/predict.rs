@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Filtering, Mapping, Model, Observation, Prediction, fixed, observe, progression, spread};
+use super::{
+    Counter, Filtering, MAX_PORTS, Mapping, Model, Observation, Prediction, SimultaneousOpen, Unsolicited,
+    fixed, observe, progression, spread,
+};
 
 /// What a model is held for.
 pub(super) struct Fit {
@@ -21,17 +24,58 @@ pub(super) struct Fit {
 /// Where the NAT shows several public addresses, the most frequent one is predicted, with the
 /// confidence that its share of the observations leaves.
 ///
+/// What was tested beside the ports (filtering, answers to unsolicited SYNs, simultaneous open) is
+/// unknown in the result: it is the caller's to fill in.
+///
 /// With a single server address, a mapping that depends on the destination's address alone cannot be
 /// told from an endpoint-independent one: that takes a second probe server.
 pub fn predict(observations: &[Observation], punch_ports: &[u16]) -> Option<Prediction> {
     let (address, seen) = observe::of_one_address(observations)?;
     let Fit { model, mapping, confidence } = fixed::fit(&seen, punch_ports).unwrap_or_else(|| {
         let (mapping, draws) = draws(&seen);
-        progression::fit(&draws, mapping).unwrap_or_else(|| spread::fit(&draws, mapping))
+        progression::fit(&draws, mapping, progression::SMALLEST_BLOCK)
+            .unwrap_or_else(|| spread::fit(&draws, mapping))
     });
+    let fresh = fresh(&model, mapping, &seen, punch_ports);
     let share = seen.len() * 100 / observations.len().max(1);
     let confidence = u8::try_from(usize::from(confidence) * share / 100).unwrap_or(0);
-    Some(Prediction { address, model, mapping, filtering: Filtering::Unknown, confidence })
+    Some(Prediction {
+        address,
+        model,
+        mapping,
+        filtering: Filtering::Unknown,
+        unsolicited: Unsolicited::Unknown,
+        simultaneous_open: SimultaneousOpen::Unknown,
+        fresh,
+        confidence,
+    })
+}
+
+/// The counter that new mappings draw from, where it is not known what else they might.
+fn fresh(model: &Model, mapping: Mapping, seen: &[Observation], punch_ports: &[u16]) -> Option<Counter> {
+    let Model::Fixed { ports } = model else { return None };
+    let known = ports.len() >= punch_ports.len().min(MAX_PORTS);
+    let one_address = seen.iter().all(|o| Some(o.server.ip()) == seen.first().map(|f| f.server.ip()));
+    if known || !one_address || mapping != Mapping::EndpointIndependent {
+        return None;
+    }
+    let mut firsts: BTreeMap<u16, Observation> = BTreeMap::new();
+    for &observation in seen {
+        firsts.entry(observation.local).or_insert(observation);
+    }
+    // Nobody has a block of his own in which he keeps his ports: it is this, or draws out of everything.
+    match progression::fit(&in_a_row(firsts.into_values()), mapping, spread::SMALLEST_RANGE)?.model {
+        Model::Progression(counter) => Some(counter),
+        _ => None,
+    }
+}
+
+/// In the order in which they left, numbered anew: those that drew nothing are no gaps in the numbers.
+fn in_a_row(draws: impl Iterator<Item = Observation>) -> Vec<Observation> {
+    let mut draws: Vec<_> = draws.collect();
+    draws.sort_by_key(|o| o.number);
+    draws.iter_mut().zip(0..).for_each(|(draw, number)| draw.number = number);
+    draws
 }
 
 /// The observations that drew a new port each: all of them, unless the ports depend on the
@@ -49,7 +93,5 @@ fn draws(seen: &[Observation]) -> (Mapping, Vec<Observation>) {
     if same <= other {
         return (Mapping::AddressAndPortDependent, seen.to_vec());
     }
-    let mut draws: Vec<_> = firsts.into_values().collect();
-    draws.sort_by_key(|o| o.number);
-    (Mapping::AddressDependent, draws)
+    (Mapping::AddressDependent, in_a_row(firsts.into_values()))
 }

@@ -1,220 +1,181 @@
-//! A counter that every new connection moves by one step: ours, and those of everybody else behind it.
+//! A counter that every new connection moves: ours, and those of everybody else behind it.
+//!
+//! Whether the ports were counted at all is decided by their order alone; how far the counter moves each
+//! time, and how many of the moves were foreign, by the law of its gaps ([`super::steps`]).
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
-use super::{Mapping, Model, Observation, predict::Fit};
-use crate::nat::stats::{order_by_chance, range_by_chance};
+use super::{
+    Counter, Mapping, Model, Observation,
+    predict::Fit,
+    stats::{order_by_chance, range_by_chance},
+    steps::{self, Gap},
+};
 
 /// Product of the two chances (order and range of the ports, were they drawn at random) below which they
-/// are held for a counter. The chances are independent, so the error rate is α (1 - ln α) = 0.1 %: one
-/// random NAT in a thousand is taken for a counter, and found out by the round that fails.
-const ALPHA: f64 = 1e-4;
+/// are held for a counter. The chances are independent and two readings are tried (with and without a
+/// passage over the end of the range), so the error rate is 2 α (1 - ln α) = 0.11 %: one random NAT in a
+/// thousand is taken for a counter, and found out by the round that fails. Eight ports in perfect order
+/// pass.
+const ALPHA: f64 = 5e-5;
 
 /// Smallest block that a carrier gives to a customer (RFC 7422's examples begin there): draws out of it
 /// are the hardest to tell from a counter, so it is what the range is held against.
-const SMALLEST_BLOCK: u32 = 256;
+pub(super) const SMALLEST_BLOCK: u32 = 256;
 
-/// What is taken for granted of foreign traffic before anything is seen: 20 connections a second (a busy
-/// household or small office), with the weight of a tenth of a second. A batch that leaves within a
-/// millisecond shows next to nothing of the rate and yields this; one spread over a round trip shows it.
-const PRIOR_EVENTS: u64 = 2;
-/// See [`PRIOR_EVENTS`], microseconds.
-const PRIOR_WINDOW_US: u64 = 100_000;
+/// The ports that NATs usually count through, and how many they are.
+const USUAL: (i32, i32) = (1024, 65_535);
+const USUAL_PORTS: i32 = USUAL.1 - USUAL.0 + 1;
 
 /// Longest time that a batch is taken to last, microseconds: what a server says is not believed blindly.
 const LONGEST_WINDOW_US: u64 = 10_000_000;
 
 /// Fits [`Model::Progression`] to new ports in the order in which their connections left, or says that
-/// they were not counted.
-pub(super) fn fit(draws: &[Observation], mapping: Mapping) -> Option<Fit> {
+/// they were not counted. `lottery`: the number of ports that they were drawn from otherwise.
+pub(super) fn fit(draws: &[Observation], mapping: Mapping, lottery: u32) -> Option<Fit> {
     let ports: Vec<i32> = draws.iter().map(|o| i32::from(o.observed.port())).collect();
-    let mut sorted = ports.clone();
+    let straight = Run::of(ports.clone(), None, lottery);
+    let passing = over_the_end(&ports).and_then(|(ports, turn)| Run::of(ports, Some(turn), lottery));
+    let runs = straight.into_iter().chain(passing);
+    let run = runs.min_by(|a, b| a.chance.total_cmp(&b.chance)).filter(|run| run.chance <= ALPHA)?;
+
+    let steps = steps::fit(&run.gaps(draws))?;
+    let step = i16::try_from(steps.step).ok()?;
+    let newest = if run.rising { run.positions.last()? } else { run.positions.first()? };
+    let next = newest + if run.rising { i32::from(step) } else { -i32::from(step) };
+    let counter = Counter {
+        next: u16::try_from(run.port(next)).ok()?,
+        step: if run.rising { step } else { -step },
+        jitter: u16::try_from(steps.jitter).ok()?,
+        rate_centi: steps.rate_centi,
+        over_ms: steps.over_ms,
+    };
+    let confidence = (99.0 * steps.probability * (1.0 - 2.0 * run.chance)).round();
+    Some(Fit { model: Model::Progression(counter), mapping, confidence: confidence as u8 })
+}
+
+/// Ports as places on a line, on which a counter does not turn back.
+struct Run {
+    /// Rising.
+    positions: Vec<i32>,
+    rising: bool,
+    /// Probability of so much order so close together, were the ports drawn at random.
+    chance: f64,
+    turn: Option<Turn>,
+}
+
+/// Where a counter started over.
+struct Turn {
+    /// Number of ports that it counts through.
+    ports: i32,
+    /// Highest of them.
+    highest: i32,
+    /// Place behind which it was, and how far it moved then is not known.
+    unknown_after: Option<i32>,
+}
+
+impl Run {
+    fn of(mut positions: Vec<i32>, turn: Option<Turn>, lottery: u32) -> Option<Self> {
+        let n = positions.len();
+        let pairs = positions.iter().enumerate();
+        let pairs = pairs.flat_map(|(i, a)| positions.iter().skip(i + 1).map(move |b| (a, b)));
+        let (falling, rising) =
+            pairs.fold((0, 0), |(f, r), (a, b)| if a > b { (f + 1, r) } else { (f, r + 1) });
+        positions.sort_unstable();
+        // A port used for two destinations at once was not counted; and two are no sequence.
+        if n < 3 || positions.windows(2).any(|w| w.first() == w.get(1)) {
+            return None;
+        }
+        let range = positions.last()?.abs_diff(*positions.first()?);
+        let order = order_by_chance(n, falling.min(rising));
+        let close = range_by_chance(n, range, lottery);
+        let chance = match &turn {
+            None => order * close,
+            // There were as many places to cut as ports.
+            Some(Turn { unknown_after: None, .. }) => order * close * n as f64,
+            // And the range is not that of draws any more.
+            Some(_) => order * n as f64,
+        };
+        Some(Run { positions, rising: rising > falling, chance, turn })
+    }
+
+    /// The distances between neighbours, in the order in which they were drawn. Jitter of the network may
+    /// have exchanged neighbours: the first port belongs to the first number and the first arrival.
+    fn gaps(&self, draws: &[Observation]) -> Vec<Gap> {
+        let mut positions = self.positions.clone();
+        if !self.rising {
+            positions.reverse();
+        }
+        let mut times = times(draws);
+        times.sort_unstable();
+        let unknown = self.turn.as_ref().and_then(|t| t.unknown_after);
+        let places = positions.windows(2).map(|w| (w.iter().min().copied(), w.iter().max().copied()));
+        places
+            .zip(draws.windows(2))
+            .zip(times.windows(2))
+            .filter_map(|((place, numbers), times)| {
+                let (Some(low), Some(high)) = place else { return None };
+                let own = numbers.last()?.number.saturating_sub(numbers.first()?.number);
+                Some(Gap {
+                    ports: (unknown != Some(low)).then(|| high.abs_diff(low)),
+                    own: own.max(1).into(),
+                    us: times.last()?.saturating_sub(*times.first()?).min(LONGEST_WINDOW_US),
+                })
+            })
+            .collect()
+    }
+
+    /// The port at a place.
+    fn port(&self, position: i32) -> i32 {
+        match &self.turn {
+            Some(turn) if position > turn.highest => position - turn.ports,
+            Some(_) => position,
+            None => USUAL.0 + (position - USUAL.0).rem_euclid(USUAL_PORTS),
+        }
+    }
+}
+
+/// The ports read as those of a counter that passed the end of its range and went on at the other: cut
+/// at the widest distance between neighbours, the lower ones behind the higher.
+///
+/// Where the range is the usual one, the distance over the end is known; otherwise the ends of the range
+/// are learned: they are where the counter turned.
+fn over_the_end(ports: &[i32]) -> Option<(Vec<i32>, Turn)> {
+    let mut sorted = ports.to_vec();
     sorted.sort_unstable();
     let (lowest, highest) = (*sorted.first()?, *sorted.last()?);
-    let gaps = || sorted.windows(2).filter_map(|w| Some(w.get(1)?.abs_diff(*w.first()?)));
-    // A port used for two destinations at once was not counted.
-    if gaps().any(|gap| gap == 0) {
-        return None;
-    }
-
-    let pairs = ports.iter().enumerate().flat_map(|(i, a)| ports.iter().skip(i + 1).map(move |b| (a, b)));
-    let (falling, rising) = pairs.fold((0, 0), |(f, r), (a, b)| if a > b { (f + 1, r) } else { (f, r + 1) });
-    let chance = order_by_chance(ports.len(), falling.min(rising))
-        * range_by_chance(ports.len(), lowest.abs_diff(highest), SMALLEST_BLOCK);
-    if ports.len() < 3 || chance > ALPHA {
-        return None;
-    }
-
-    // Foreign connections make the gaps multiples of the step; the largest step that explains them all
-    // is the likeliest, as every smaller one needs a foreign connection in *every* gap.
-    let size = i32::from(i16::try_from(gaps().fold(0, gcd)).ok()?);
-    let step = if rising > falling { size } else { -size };
-    let newest = if step > 0 { highest } else { lowest };
-    // Beyond the end of the range NATs start over somewhere: the usual ends of that range are a guess.
-    let next = match newest + step {
-        below if below < 1024 && step < 0 => 65535,
-        above if above > 65535 => 1024,
-        next => next,
+    let mut gaps: Vec<(i32, i32)> =
+        sorted.windows(2).filter_map(|w| Some((w.get(1)? - w.first()?, *w.first()?))).collect();
+    gaps.sort_unstable();
+    let (_, cut) = gaps.pop()?;
+    let (widest, usual) = (gaps.last()?.0, gaps.get(gaps.len() / 2)?.0);
+    let around = (lowest - USUAL.0) + (USUAL.1 - highest) + 1;
+    let turn = if around <= 2 * widest {
+        Turn { ports: USUAL_PORTS, highest: USUAL.1, unknown_after: None }
+    } else {
+        Turn { ports: highest - lowest + usual, highest, unknown_after: Some(highest) }
     };
-    let model = Model::Progression {
-        next: u16::try_from(next).ok()?,
-        step: i16::try_from(step).ok()?,
-        rate_centi: rate_centi(draws, size.unsigned_abs()),
-    };
-    Some(Fit { model, mapping, confidence: confidence(draws, lowest.abs_diff(highest), size.unsigned_abs()) })
+    Some((ports.iter().map(|&p| if p <= cut { p + turn.ports } else { p }).collect(), turn))
 }
 
-/// Foreign connections a second, in hundredths: steps that are not our own probes' over the time
-/// between them, on the clock of the server address that saw most.
-fn rate_centi(draws: &[Observation], step: u32) -> u32 {
-    let mut servers: Vec<IpAddr> = draws.iter().map(|o| o.server.ip()).collect();
-    servers.sort_unstable();
-    servers.dedup();
-    let seen_by = |server: &IpAddr| draws.iter().filter(|o| o.server.ip() == *server).count();
-    let Some(server) = servers.iter().max_by_key(|s| seen_by(s)) else { return 0 };
-    let here = || draws.iter().filter(|o| o.server.ip() == *server);
-    // Jitter may shuffle the arrivals, so first and last by number, not by time.
-    let (Some(first), Some(last)) = (here().next(), here().next_back()) else { return 0 };
-    let window = last.at_us.saturating_sub(first.at_us).min(LONGEST_WINDOW_US);
-    let steps = u32::from(first.observed.port().abs_diff(last.observed.port())) / step.max(1);
-    let foreign = u64::from(steps.saturating_sub(u32::from(last.number.saturating_sub(first.number))));
-    let rate = (foreign + PRIOR_EVENTS) * 100_000_000 / (window + PRIOR_WINDOW_US);
-    u32::try_from(rate).unwrap_or(u32::MAX)
-}
-
-/// All steps our own: 95 %. The more of the movement is foreign, the less.
-fn confidence(draws: &[Observation], range: u32, step: u32) -> u8 {
-    let steps = (range / step.max(1)).max(1) as usize;
-    let own = draws.len().saturating_sub(1).min(steps);
-    u8::try_from(40 + 55 * own / steps).unwrap_or(40)
-}
-
-fn gcd(a: u32, b: u32) -> u32 {
-    if b == 0 { a } else { gcd(b, a % b) }
+/// When the connections arrived, microseconds on one clock. Servers' clocks have nothing to do with each
+/// other: those of the others are moved so that what they saw falls between what the first saw.
+fn times(draws: &[Observation]) -> Vec<u64> {
+    let mut by_server: BTreeMap<IpAddr, Vec<&Observation>> = BTreeMap::new();
+    draws.iter().for_each(|o| by_server.entry(o.server.ip()).or_default().push(o));
+    let Some(reference) = by_server.values().max_by_key(|seen| seen.len()) else { return Vec::new() };
+    // Of the reference's observations, the one that left nearest to that number.
+    let near = |number: u8| reference.iter().min_by_key(|o| o.number.abs_diff(number)).map(|o| o.at_us);
+    let mut times = Vec::with_capacity(draws.len());
+    for seen in by_server.values() {
+        let mut offsets: Vec<i128> =
+            seen.iter().filter_map(|o| Some(i128::from(near(o.number)?) - i128::from(o.at_us))).collect();
+        offsets.sort_unstable();
+        let offset = offsets.get(offsets.len() / 2).copied().unwrap_or(0);
+        times.extend(seen.iter().map(|o| u64::try_from(i128::from(o.at_us) + offset).unwrap_or(0)));
+    }
+    times
 }
 
 #[cfg(test)]
-mod tests {
-    use crate::nat::{
-        Mapping, Model, predict,
-        synthetic::{Dice, Nat, batch, batch_spread, locals},
-    };
-
-    #[test]
-    fn a_quiet_counter_is_fitted_exactly_whatever_its_step() {
-        for seed in 0..100 {
-            for step in [1, 2, 3, 5, 16, -1, -2, -7] {
-                let punch = locals(&mut Dice::new(seed), 16);
-                let mut nat = Nat::counter(seed, step, 0.0);
-                let found = predict(&batch(&mut nat, &punch), &punch).unwrap();
-                let Model::Progression { next, step: fitted, .. } = found.model else { panic!("{found:?}") };
-                assert_eq!(fitted, step);
-                assert_eq!(next, nat.peek());
-                assert_eq!(found.mapping, Mapping::AddressAndPortDependent);
-                assert!(found.is_sound());
-            }
-        }
-    }
-
-    #[test]
-    fn foreign_traffic_is_seen_through() {
-        let mut right = 0;
-        let trials = 400;
-        for seed in 0..trials {
-            let step = [1, -1, 2, 4][seed as usize % 4];
-            let punch = locals(&mut Dice::new(seed), 16);
-            let mut nat = Nat::counter(seed, step, 100.0);
-            let found = predict(&batch_spread(&mut nat, &punch, 40_000), &punch).unwrap();
-            right += usize::from(
-                matches!(found.model, Model::Progression { next, step: s, .. } if s == step && next == nat.peek()),
-            );
-        }
-        assert!(right * 100 >= 98 * trials as usize, "{right} of {trials}");
-    }
-
-    #[test]
-    fn the_rate_is_measured_where_the_batch_takes_time_and_assumed_where_it_does_not() {
-        let rate = |per_second, window_us| {
-            let mut sum = 0;
-            for seed in 0..50 {
-                let punch = locals(&mut Dice::new(seed), 16);
-                let mut nat = Nat::counter(seed, 1, per_second);
-                let found = predict(&batch_spread(&mut nat, &punch, window_us), &punch).unwrap();
-                let Model::Progression { rate_centi, .. } = found.model else { panic!("{found:?}") };
-                sum += rate_centi / 100;
-            }
-            sum / 50
-        };
-        assert!((15..=25).contains(&rate(0.0, 1_000)), "a burst: the ordinary value");
-        assert!((0..=3).contains(&rate(0.0, 1_000_000)), "quiet for a second");
-        assert!((180..=220).contains(&rate(200.0, 1_000_000)), "{}", rate(200.0, 1_000_000));
-    }
-
-    #[test]
-    fn lost_probes_and_a_swapped_pair_change_neither_step_nor_direction() {
-        for lost in 0..8 {
-            let punch = locals(&mut Dice::new(4), 16);
-            let mut nat = Nat::counter(4, 1, 0.0);
-            let mut seen = batch(&mut nat, &punch);
-            seen.remove(lost);
-            seen.reverse();
-            let found = predict(&seen, &punch).unwrap();
-            let Model::Progression { next, step, .. } = found.model else { panic!("{found:?}") };
-            assert_eq!(step, 1);
-            assert_eq!(next, nat.peek() - u16::from(lost == 7));
-        }
-        let punch = locals(&mut Dice::new(4), 16);
-        let mut nat = Nat::counter(4, 1, 0.0);
-        let mut seen = batch(&mut nat, &punch);
-        let (a, b) = (seen[2].observed, seen[3].observed);
-        (seen[2].observed, seen[3].observed) = (b, a);
-        let found = predict(&seen, &punch).unwrap();
-        assert!(
-            matches!(found.model, Model::Progression { next, step: 1, .. } if next == nat.peek()),
-            "{found:?}"
-        );
-    }
-
-    #[test]
-    fn random_ports_are_taken_for_a_counter_less_than_once_in_five_hundred_times() {
-        for width in [256, 2048, 64_000] {
-            let trials = 5000;
-            let mut wrong = 0;
-            for seed in 0..trials {
-                let punch = locals(&mut Dice::new(seed), 16);
-                let found = predict(&batch(&mut Nat::random(seed, width), &punch), &punch).unwrap();
-                wrong += usize::from(matches!(found.model, Model::Progression { .. }));
-            }
-            assert!(wrong * 500 <= trials as usize, "{wrong} of {trials} out of {width}");
-        }
-    }
-
-    #[test]
-    fn the_most_frequent_address_of_a_pool_is_predicted() {
-        let punch = locals(&mut Dice::new(6), 16);
-        let mut seen = batch(&mut Nat::counter(6, 1, 0.0), &punch);
-        let usual = seen[0].observed.ip();
-        for i in [0, 5] {
-            seen[i].observed.set_ip([198, 51, 100, 99].into());
-        }
-        let found = predict(&seen, &punch).unwrap();
-        assert_eq!(found.address, usual);
-        assert!(matches!(found.model, Model::Progression { step: 1, .. }), "{found:?}");
-        assert!(found.confidence < 80);
-    }
-
-    #[test]
-    fn a_port_for_each_destination_address_is_seen_with_two_servers() {
-        let punch = locals(&mut Dice::new(6), 16);
-        let mut nat = Nat::address_dependent_counter(6, 1);
-        let found = predict(&batch(&mut nat, &punch), &punch).unwrap();
-        assert_eq!(found.mapping, Mapping::EndpointIndependent, "one server address cannot tell");
-        let mut nat = Nat::address_dependent_counter(6, 1);
-        let found = predict(&crate::nat::synthetic::batch_of_two_servers(&mut nat, &punch), &punch).unwrap();
-        assert_eq!(found.mapping, Mapping::AddressDependent);
-        assert!(
-            matches!(found.model, Model::Progression { next, step: 1, .. } if next == nat.peek()),
-            "{found:?}"
-        );
-    }
-}
+mod tests;

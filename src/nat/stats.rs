@@ -1,4 +1,4 @@
-//! The two distributions that tell a counter from a lottery.
+//! The distributions that tell a counter from a lottery.
 //!
 //! Under the hypothesis "each connection draws its port at random, independently" two things are known
 //! exactly and are independent of each other: the *order* of n draws is a uniformly random permutation,
@@ -34,6 +34,24 @@ pub(super) fn range_by_chance(n: usize, range: u32, width: u32) -> f64 {
     }
     let n = n as i32;
     f64::from(n) * x.powi(n - 1) - f64::from(n - 1) * x.powi(n)
+}
+
+/// Weight of `n` draws within a given block of `size` ports, of a kind of block that lies in one of
+/// 65536 / `size` places: each draw is one of `size`.
+pub(super) fn block_by_draws(n: usize, size: u32) -> f64 {
+    f64::from(size) / 65_536.0 * f64::from(size).powi(-(n as i32))
+}
+
+/// The same of a block that lies anywhere, its size between `least` and `most`, each order of magnitude
+/// equally likely: of a block of size s, s - range places hold draws that are `range` apart.
+pub(super) fn anywhere_by_draws(n: usize, range: u32, least: u32, most: u32) -> f64 {
+    let (from, to) = (f64::from(least.max(range + 1)).ln(), f64::from(most.max(range + 1)).ln());
+    let width = f64::from(most).ln() - f64::from(least).ln();
+    const PIECES: u32 = 400;
+    let piece = (to - from) / f64::from(PIECES);
+    let weight = |size: f64| (size - f64::from(range)).max(0.0) / 65_536.0 * size.powi(-(n as i32));
+    let middles = (0..PIECES).map(|i| (from + piece * (f64::from(i) + 0.5)).exp());
+    middles.map(weight).sum::<f64>() * piece / width
 }
 
 #[cfg(test)]

@@ -3,9 +3,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
-use super::{Observation, probe_batch};
+use super::{Observation, Probe, probe_batch, probe_more};
 
 /// SplitMix64: small, seeded, the same on every machine.
 pub(crate) struct Dice(u64);
@@ -38,7 +39,7 @@ enum Assignment {
     Offset(u16),
     PreservingOnce,
     Drawn,
-    Counter(i16),
+    Counter { step: i16, jitter: u16, parity: bool, range: (u16, u16) },
     Block { low: u16, width: u64 },
 }
 
@@ -103,20 +104,60 @@ impl Nat {
     }
 
     pub(crate) fn endpoint_independent_counter(seed: u64, step: i16) -> Self {
-        Nat::new(seed, Assignment::Counter(step), Scope::Local, 0.0)
+        Nat { scope: Scope::Local, ..Nat::counter(seed, step, 0.0) }
     }
 
-    pub(crate) fn address_dependent_counter(seed: u64, step: i16) -> Self {
-        Nat::new(seed, Assignment::Counter(step), Scope::LocalAndAddress, 0.0)
+    pub(crate) fn address_dependent_counter(seed: u64, step: i16, rate: f64) -> Self {
+        Nat { scope: Scope::LocalAndAddress, ..Nat::counter(seed, step, rate) }
     }
 
     pub(crate) fn counter(seed: u64, step: i16, rate: f64) -> Self {
-        Nat::new(seed, Assignment::Counter(step), Scope::Tuple, rate)
+        Nat::irregular(seed, step, 0, rate)
+    }
+
+    /// Skips up to `jitter` ports more each time.
+    pub(crate) fn irregular(seed: u64, step: i16, jitter: u16, rate: f64) -> Self {
+        let assignment = Assignment::Counter { step, jitter, parity: false, range: (1024, 65_535) };
+        Nat::new(seed, assignment, Scope::Tuple, rate)
+    }
+
+    /// An odd port for an odd one.
+    pub(crate) fn parity(seed: u64, rate: f64) -> Self {
+        let assignment = Assignment::Counter { step: 1, jitter: 0, parity: true, range: (1024, 65_535) };
+        Nat::new(seed, assignment, Scope::Tuple, rate)
+    }
+
+    /// A counter through a range, at a place in it.
+    pub(crate) fn wrapping(seed: u64, step: i16, range: (u16, u16), at: u16, rate: f64) -> Self {
+        let assignment = Assignment::Counter { step, jitter: 0, parity: false, range };
+        Nat { counter: at, ..Nat::new(seed, assignment, Scope::Tuple, rate) }
     }
 
     pub(crate) fn random(seed: u64, width: u64) -> Self {
         let low = 1024 + Dice::new(!seed).below(64_513 - width) as u16;
         Nat::new(seed, Assignment::Block { low, width }, Scope::Tuple, 0.0)
+    }
+
+    /// An aligned block.
+    pub(crate) fn block(seed: u64, width: u64) -> Self {
+        let places = 64_512 / width;
+        let low = 1024 + (Dice::new(!seed).below(places) * width) as u16;
+        Nat::new(seed, Assignment::Block { low, width }, Scope::Tuple, 0.0)
+    }
+
+    /// Lowest port and size of a block.
+    pub(crate) fn block_of(&self) -> Option<(u16, u64)> {
+        match self.assignment {
+            Assignment::Block { low, width } => Some((low, width)),
+            _ => None,
+        }
+    }
+
+    /// The same with this many foreign connections a second.
+    pub(crate) fn with_foreign(self, rate: f64) -> Self {
+        let mut nat = Nat { rate, ..self };
+        nat.foreign_us = nat.now_us + nat.wait();
+        nat
     }
 
     /// The port that the next connection gets from a counter.
@@ -128,7 +169,8 @@ impl Nat {
     pub(crate) fn pass(&mut self, us: f64) {
         self.now_us += us;
         while self.foreign_us <= self.now_us {
-            self.count();
+            let local = self.dice.next() as u16;
+            self.assign(local);
             self.foreign_us += self.wait();
         }
     }
@@ -153,7 +195,9 @@ impl Nat {
             Assignment::Offset(by) => local.wrapping_add(by),
             Assignment::PreservingOnce if self.mapped.keys().all(|(l, _)| *l != local) => local,
             Assignment::PreservingOnce | Assignment::Drawn => 1024 + self.dice.below(64_512) as u16,
-            Assignment::Counter(_) => self.count(),
+            Assignment::Counter { .. } => self.count(local),
+            // A full block refuses: the port that nobody has.
+            Assignment::Block { width, .. } if self.used.len() as u64 >= width => 0,
             Assignment::Block { low, width } => loop {
                 let port = low + self.dice.below(width) as u16;
                 if self.used.insert(port) {
@@ -163,11 +207,21 @@ impl Nat {
         }
     }
 
-    fn count(&mut self) -> u16 {
-        let port = self.counter;
-        if let Assignment::Counter(step) = self.assignment {
-            self.counter = port.wrapping_add_signed(step);
+    fn count(&mut self, local: u16) -> u16 {
+        let Assignment::Counter { step, jitter, parity, range: (low, high) } = self.assignment else {
+            return 0;
+        };
+        let size = i32::from(high) - i32::from(low) + 1;
+        let on = |port: u16, by: i32| {
+            (i32::from(low) + (i32::from(port) - i32::from(low) + by).rem_euclid(size)) as u16
+        };
+        let sign = i32::from(step.signum());
+        let mut port = self.counter;
+        if parity && port % 2 != local % 2 {
+            port = on(port, sign);
         }
+        let skipped = self.dice.below(u64::from(jitter) + 1) as i32;
+        self.counter = on(port, i32::from(step) + sign * skipped);
         port
     }
 
@@ -183,6 +237,12 @@ pub(crate) fn locals(dice: &mut Dice, count: usize) -> Vec<u16> {
     drawn.filter(|&port| used.insert(port)).take(count).collect()
 }
 
+/// The same, as many more as a plan takes: bound when it is known, in a row, of one parity.
+pub(crate) fn more_locals(punch: &mut Vec<u16>, count: u16) {
+    let known = punch.len() as u16;
+    punch.extend((known..count).map(|i| 55_001 + 2 * i));
+}
+
 /// What one server with two ports sees of a batch that leaves within a millisecond.
 pub(crate) fn batch(nat: &mut Nat, punch: &[u16]) -> Vec<Observation> {
     batch_spread(nat, punch, 1_000)
@@ -190,25 +250,50 @@ pub(crate) fn batch(nat: &mut Nat, punch: &[u16]) -> Vec<Observation> {
 
 /// The same of a batch that takes `window_us`.
 pub(crate) fn batch_spread(nat: &mut Nat, punch: &[u16], window_us: u32) -> Vec<Observation> {
-    probe(nat, punch, window_us, &["192.0.2.1:7862", "192.0.2.1:7863"])
+    let probes = probe_batch(punch.len() as u16, &addresses(&["192.0.2.1:7862", "192.0.2.1:7863"]));
+    let gap = Duration::from_micros(u64::from(window_us) / (probes.len() as u64 - 1).max(1));
+    probe(nat, punch, probes, gap)
 }
 
 /// The same of two servers, whose clocks differ by an hour.
 pub(crate) fn batch_of_two_servers(nat: &mut Nat, punch: &[u16]) -> Vec<Observation> {
-    probe(nat, punch, 1_000, &["192.0.2.1:7862", "192.0.2.1:7863", "192.0.2.2:7862", "192.0.2.2:7863"])
+    let servers = addresses(&["192.0.2.1:7862", "192.0.2.1:7863", "192.0.2.2:7862", "192.0.2.2:7863"]);
+    let probes = probe_batch(punch.len() as u16, &servers);
+    probe(nat, punch, probes, Duration::from_micros(60))
 }
 
-fn probe(nat: &mut Nat, punch: &[u16], window_us: u32, servers: &[&str]) -> Vec<Observation> {
-    let servers: Vec<SocketAddr> = servers.iter().map(|s| s.parse().unwrap()).collect();
-    let probes = probe_batch(punch.len() as u16, &servers);
-    let gap = f64::from(window_us) / (probes.len() - 1) as f64;
-    let mut seen = Vec::new();
+/// What one server with two ports sees of both phases, a round trip of 60 ms apart, through a network
+/// that jitters.
+pub(crate) fn two_phases(nat: &mut Nat, punch: &[u16]) -> Vec<Observation> {
+    two_phases_of(nat, punch, &["192.0.2.1:7862", "192.0.2.1:7863"])
+}
+
+/// The same of any servers.
+pub(crate) fn two_phases_of(nat: &mut Nat, punch: &[u16], servers: &[&str]) -> Vec<Observation> {
+    let servers = addresses(servers);
+    let first = probe_batch(punch.len() as u16, &servers);
+    let mut seen = probe(nat, punch, first, Duration::from_micros(60));
+    nat.pass(60_000.0);
+    let more = probe_more(&seen, punch, &servers);
+    seen.extend(probe(nat, punch, more, Duration::from_micros(60)));
+    for observation in &mut seen {
+        observation.at_us += nat.dice.below(4_000);
+    }
+    seen
+}
+
+fn addresses(servers: &[&str]) -> Vec<SocketAddr> {
+    servers.iter().map(|s| s.parse().unwrap()).collect()
+}
+
+/// Makes the probes, each `gap` or its own pause after the one before.
+fn probe(nat: &mut Nat, punch: &[u16], probes: Vec<Probe>, gap: Duration) -> Vec<Observation> {
+    let (mut seen, mut after) = (Vec::new(), Duration::ZERO);
     for probe in probes {
-        if probe.number > 0 {
-            nat.pass(gap);
-        }
+        nat.pass((gap + probe.after - after).as_micros() as f64);
+        after = probe.after;
         let local_port = punch[usize::from(probe.local)];
-        let clock = if probe.server.ip() == servers[0].ip() { 7_000_000 } else { 3_607_000_000 };
+        let clock = if probe.server.ip() == IpAddr::from([192, 0, 2, 1]) { 7_000_000 } else { 3_607_000_000 };
         seen.push(Observation {
             number: probe.number,
             local: probe.local,

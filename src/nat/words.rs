@@ -1,6 +1,6 @@
 //! One sentence for a person.
 
-use super::{Mapping, Model, Prediction};
+use super::{Counter, Mapping, Model, Prediction};
 
 /// Says what a NAT does, without a full stop, to go behind "your NAT" or "the other NAT".
 ///
@@ -9,21 +9,27 @@ use super::{Mapping, Model, Prediction};
 pub fn describe(prediction: &Prediction, punch_ports: &[u16]) -> String {
     match &prediction.model {
         Model::Fixed { ports } => fixed(ports, punch_ports, prediction.mapping),
-        Model::Progression { step, rate_centi, .. } => {
-            let others = match rate_centi.div_ceil(100) {
-                0..=1 => "hardly any others".to_owned(),
-                rate => format!("about {rate} others a second"),
-            };
-            match step {
-                1 => format!("gives each new connection the next port (+1), {others}"),
-                -1 => format!("gives each new connection the port before (-1), {others}"),
-                _ => format!("moves {step:+} ports for each new connection, {others}"),
-            }
+        Model::Progression(counter) => progression(counter),
+        Model::Band { low, high, size, .. } if high - low == size - 1 => {
+            format!("draws ports at random out of its block of {size} ({low} to {high})")
         }
-        Model::Band { low, high } => {
-            format!("draws ports at random between about {low} and {high}")
-        }
+        Model::Band { low, high, .. } => format!("draws ports at random between about {low} and {high}"),
         Model::Random => "draws a random port for each new connection".to_owned(),
+    }
+}
+
+fn progression(counter: &Counter) -> String {
+    let Counter { step, jitter, rate_centi, .. } = *counter;
+    let others = match rate_centi.div_ceil(100) {
+        0..=1 => "hardly any others".to_owned(),
+        rate => format!("about {rate} others a second"),
+    };
+    let further = i32::from(step) + i32::from(step.signum()) * i32::from(jitter);
+    match (step, jitter) {
+        (1, 0) => format!("gives each new connection the next port (+1), {others}"),
+        (-1, 0) => format!("gives each new connection the port before (-1), {others}"),
+        (_, 0) => format!("moves {step:+} ports for each new connection, {others}"),
+        _ => format!("moves {step:+} to {further:+} ports for each new connection, {others}"),
     }
 }
 
@@ -51,7 +57,7 @@ fn fixed(ports: &[u16], punch_ports: &[u16], mapping: Mapping) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nat::Filtering;
+    use crate::nat::{Filtering, SimultaneousOpen, Unsolicited};
 
     fn said(model: Model, punch_ports: &[u16]) -> String {
         let prediction = Prediction {
@@ -59,6 +65,9 @@ mod tests {
             model,
             mapping: Mapping::EndpointIndependent,
             filtering: Filtering::Unknown,
+            unsolicited: Unsolicited::Unknown,
+            simultaneous_open: SimultaneousOpen::Unknown,
+            fresh: None,
             confidence: 99,
         };
         describe(&prediction, punch_ports)
@@ -76,15 +85,28 @@ mod tests {
         let same = "uses one port for all destinations (endpoint-independent mapping)";
         assert_eq!(said(fixed(&[15, 99]), &[25, 26]), same);
         assert_eq!(said(fixed(&[15, 99]), &[]), same);
-        let counter = |step, rate_centi| Model::Progression { next: 5, step, rate_centi };
+        let counter = |step, jitter, rate_centi| {
+            Model::Progression(Counter { next: 5, step, jitter, rate_centi, over_ms: 300 })
+        };
         assert_eq!(
-            said(counter(1, 1980), &[]),
+            said(counter(1, 0, 1980), &[]),
             "gives each new connection the next port (+1), about 20 others a second"
         );
-        assert_eq!(said(counter(-2, 100), &[]), "moves -2 ports for each new connection, hardly any others");
         assert_eq!(
-            said(Model::Band { low: 2000, high: 2255 }, &[]),
-            "draws ports at random between about 2000 and 2255"
+            said(counter(-2, 0, 100), &[]),
+            "moves -2 ports for each new connection, hardly any others"
+        );
+        assert_eq!(
+            said(counter(-1, 2, 0), &[]),
+            "moves -1 to -3 ports for each new connection, hardly any others"
+        );
+        assert_eq!(
+            said(Model::Band { low: 1900, high: 2355, size: 304, meet: 2112 }, &[]),
+            "draws ports at random between about 1900 and 2355"
+        );
+        assert_eq!(
+            said(Model::Band { low: 2048, high: 2303, size: 256, meet: 2176 }, &[]),
+            "draws ports at random out of its block of 256 (2048 to 2303)"
         );
         assert_eq!(said(Model::Random, &[]), "draws a random port for each new connection");
     }

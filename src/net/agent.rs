@@ -7,6 +7,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::RangeInclusive,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -77,6 +78,8 @@ pub(crate) struct Agent {
 pub(crate) struct Surroundings {
     /// Local UDP port, 0 for any.
     pub(crate) udp_port: u16,
+    /// Numbers that punch ports may have; any without.
+    pub(crate) punch_ports: Option<RangeInclusive<u16>>,
     /// Who is let in.
     pub(crate) admission: Arc<dyn Admission>,
     /// Where sessions go.
@@ -102,7 +105,7 @@ impl Agent {
             udp: UdpSockets::bind(&settings.servers, around.udp_port)?,
             tcp: TcpDatagrams::new(arriving),
             arrived,
-            ports: PunchPorts::new(settings.servers.clone())?,
+            ports: PunchPorts::new(settings.servers.clone(), around.punch_ports)?,
             watch: Watch::new(settings.servers.clone()),
             endpoint: Endpoint::new(clock::now(), clock::seed(), settings),
             commands: orders,

@@ -296,6 +296,7 @@ impl ClientBuilder {
         let watcher = Watcher::new(events.subscribe(), phases.clone(), self.patience, self.wait);
         let around = Surroundings {
             udp_port: self.common.udp_port,
+            punch_ports: self.common.punch_ports.clone(),
             admission: Arc::new(()),
             arrivals: Box::new(Introductions(phases)),
             events: events.clone(),

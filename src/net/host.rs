@@ -156,6 +156,7 @@ impl HostBuilder {
         let exposed = Exposed { services, labels: self.labels, handed, events: events.clone() };
         let around = Surroundings {
             udp_port: self.common.udp_port,
+            punch_ports: self.common.punch_ports.clone(),
             admission: self.admission,
             arrivals: Box::new(Sessions(Arc::new(exposed))),
             events: events.clone(),

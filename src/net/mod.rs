@@ -11,6 +11,7 @@
 //! | `stream`, `forward` | streams, and TCP connections that lead to and from them |
 //! | `status` | what people and programs ask: how does it stand? |
 //! | `host`, `client`, `server` | what a program runs |
+//! | `doctor` | what this machine's NAT does, asked for its own sake |
 //!
 //! Locks are held for computing, never across an await. Every channel is bounded, and the tasks that
 //! own a core never wait for a full one.
@@ -19,6 +20,7 @@ mod admission;
 mod agent;
 mod client;
 pub mod clock;
+mod doctor;
 mod event;
 mod failure;
 mod forward;
@@ -40,6 +42,7 @@ mod watch;
 pub use self::{
     admission::{Admission, Question},
     client::{Client, ClientBuilder},
+    doctor::{Doctor, DoctorBuilder, Examination, Mirrors},
     event::{Event, Events},
     forward::{LocalPort, carry_pipes},
     host::{Host, HostBuilder, Incoming},

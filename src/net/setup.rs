@@ -1,14 +1,15 @@
 //! What hosts and clients are set up with alike.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use zeroize::Zeroizing;
 
-use super::{clock, event::EventSource};
+use super::{clock, event::EventSource, ports::PunchPorts};
 use crate::{
     endpoint::{Role, Settings},
     error::{ConfigError, Error, NetworkError},
     identity::ServerName,
+    punch::Effort,
     secure::{PublicKey, StaticKey},
     wire::DEFAULT_PROBE_PORT,
 };
@@ -29,6 +30,8 @@ pub(super) struct Common {
     pub(super) probe_port: u16,
     pub(super) key: Option<StaticKey>,
     pub(super) udp_port: u16,
+    pub(super) punch_ports: Option<RangeInclusive<u16>>,
+    pub(super) effort: Effort,
     pub(super) linger: Duration,
     pub(super) dead_after: Option<Duration>,
     pub(super) events: EventSource,
@@ -43,6 +46,8 @@ impl Common {
             probe_port: DEFAULT_PROBE_PORT,
             key: None,
             udp_port: 0,
+            punch_ports: None,
+            effort: Effort::default(),
             linger: LINGER,
             dead_after: None,
             events: EventSource::new(),
@@ -58,7 +63,18 @@ impl Common {
 
     /// Looks the names up.
     pub(super) async fn settings(&self, key: StaticKey, role: Role) -> Result<Settings, Error> {
-        let (server, server_key) = self.server()?;
+        let (_, server_key) = self.server()?;
+        let (servers, probe_servers) = self.addresses().await?;
+        if let Some(range) = &self.punch_ports {
+            PunchPorts::check(&servers, range)
+                .map_err(|(address, source)| ConfigError::Listen { address, source })?;
+        }
+        Ok(Settings { key, servers, server_key, probe_servers, effort: self.effort, role })
+    }
+
+    /// Addresses of the server, one for each family, and of all that are probed.
+    pub(super) async fn addresses(&self) -> Result<(Vec<SocketAddr>, Vec<SocketAddr>), Error> {
+        let (server, _) = self.server()?;
         let servers = resolve(&server).await?;
         let mut probe_servers = Vec::new();
         for text in &self.probe_servers {
@@ -74,7 +90,7 @@ impl Common {
                 .collect();
             probe_servers.dedup();
         }
-        Ok(Settings { key, servers, server_key, probe_servers, role })
+        Ok((servers, probe_servers))
     }
 }
 
@@ -139,6 +155,20 @@ macro_rules! common_setters {
         /// max(2 s, 6 × (srtt + 4 rttvar)). Below the round trip no link lives.
         pub fn dead_after(mut self, silence: std::time::Duration) -> Self {
             self.common.dead_after = Some(silence);
+            self
+        }
+
+        /// The local TCP ports to punch from, and no others, for a computer whose firewall lets only those
+        /// through; without this, any. A plan that wants more of them does with what there is: two
+        /// for each client at a time are the least, 32 are enough for most.
+        pub fn punch_ports(mut self, range: std::ops::RangeInclusive<u16>) -> Self {
+            self.common.punch_ports = Some(range);
+            self
+        }
+
+        /// How much an attempt may spend; [`Effort::Normal`](crate::punch::Effort::Normal) without this.
+        pub fn effort(mut self, effort: crate::punch::Effort) -> Self {
+            self.common.effort = effort;
             self
         }
 

@@ -272,6 +272,7 @@ impl Book {
                 }
             }
             Step::ServerKey(_)
+            | Step::PeerNatFound { .. }
             | Step::ServerKeyChanged { .. }
             | Step::ServerVersion { .. }
             | Step::NotKept(_)

@@ -2,25 +2,69 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-/// How much a round may spend. Part of what both sides plan from, so it is agreed: the initiator sends
-/// its own in `Start`, the responder takes it if it can afford it. A side that can afford less leaves
-/// openings out at the end of its list, where the unlikeliest are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// How much a user lets an attempt spend: `--punch-effort`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Effort {
+    /// For small routers and networks that notice: random NATs are mostly missed.
+    Low,
+    /// What nearly every pair that can be punched takes.
+    #[default]
+    Normal,
+    /// For blocks that leave half of all tries without a meeting.
+    High,
+}
+
+impl Effort {
+    /// What it allows.
+    pub const fn budget(self) -> Budget {
+        match self {
+            Effort::Low => Budget { openings: 256, syns_per_second: 512, block_percent: 25, seconds: 10 },
+            Effort::Normal => Budget::FULL,
+            Effort::High => Budget { openings: 2048, syns_per_second: 4096, block_percent: 85, seconds: 20 },
+        }
+    }
+}
+
+/// How much a round may spend. The openings are part of what both sides plan from, so they are agreed:
+/// the initiator sends its own in `Start`, the smaller of both counts; the rest bounds this side only
+/// ([`Budget::agreed`]). A side that can afford less leaves openings out at the end of its list, where the
+/// unlikeliest are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
     /// Connections that a side opens in one round, each with a socket of its own. Redialling after a
-    /// refusal comes on top, bounded by [`Plan::redials`](super::Plan::redials).
+    /// refusal comes on top, bounded by `syns_per_second` and [`Plan::redials`](super::Plan::redials).
     pub openings: u16,
+    /// First SYNs of a round within its opening window of one second, redials included. The kernel's own
+    /// repetitions come on top, as many again each second, until the losers are closed.
+    pub syns_per_second: u16,
+    /// Part of a carrier NAT's block of ports that one attempt may use up, percent. The block is all that
+    /// the customer has, and what is used up stays so for minutes: more than half is felt by others in
+    /// the house.
+    pub block_percent: u8,
+    /// Longest attempt, all its rounds together.
+    pub seconds: u8,
 }
 
 impl Budget {
-    /// Towards the address that the peer's authentic datagrams come from. 1024 ports against 256 sockets
-    /// are what a random NAT takes (98 %), leave a single local port within 9 ms, and are under the
-    /// number of half-open connections at which home routers give up (a few thousand).
-    pub const FULL: Budget = Budget { openings: 1024 };
+    /// Towards the address that the peer's authentic datagrams come from, at normal effort. 1024 ports
+    /// against 256 sockets are what a random NAT takes (98 %), leave a single local port within 9 ms, and
+    /// are under the number of half-open connections at which home routers give up (a few thousand).
+    pub const FULL: Budget = Budget { openings: 1024, syns_per_second: 2048, block_percent: 50, seconds: 20 };
 
     /// Towards another address that the peer names as its own: it might be somebody else's. Enough for a
     /// counter at ordinary rates.
-    pub const UNPROVED: Budget = Budget { openings: 64 };
+    pub const UNPROVED: Budget = Budget { openings: 64, syns_per_second: 128, ..Budget::FULL };
+
+    /// This side's budget with no more openings than the other side's.
+    pub fn agreed(self, theirs: u16) -> Budget {
+        Budget { openings: self.openings.min(theirs), ..self }
+    }
+
+    /// How often each of so many openings may be repeated within the opening window.
+    pub fn redials(self, openings: usize) -> u8 {
+        let times = usize::from(self.syns_per_second).checked_div(openings).unwrap_or(0);
+        u8::try_from(times.saturating_sub(1)).unwrap_or(u8::MAX)
+    }
 
     /// What this side allows towards `target`, where `authentic` are the addresses that authentic
     /// datagrams of the peer have come from directly.
@@ -99,6 +143,22 @@ mod tests {
         assert!(may("93.184.216.34", "10.0.0.1"));
         assert!(may("2606:2800::1", "2606:2800::2"));
         assert!(!may("::ffff:10.0.0.1", "93.184.216.34"), "a mapped address is what it maps");
+    }
+
+    #[test]
+    fn more_effort_is_more_of_everything_and_less_is_agreed_on() {
+        let [low, normal, high] = [Effort::Low, Effort::Normal, Effort::High].map(Effort::budget);
+        for (less, more) in [(low, normal), (normal, high)] {
+            assert!(less.openings < more.openings && less.syns_per_second < more.syns_per_second);
+            assert!(less.block_percent < more.block_percent && less.seconds <= more.seconds);
+            assert_eq!(more.agreed(less.openings).openings, less.openings);
+            assert_eq!(less.agreed(more.openings), less);
+        }
+        assert_eq!(Effort::default().budget(), Budget::FULL);
+        assert_eq!(
+            (Budget::FULL.redials(1024), Budget::FULL.redials(1), Budget::FULL.redials(0)),
+            (1, 255, 0)
+        );
     }
 
     #[test]

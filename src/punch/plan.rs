@@ -6,8 +6,8 @@
 //! ```text
 //!                  Fixed    Progression   Band       Random
 //!   Fixed          meet     cover         cover      cover
-//!   Progression             one port      one port   hopeless
-//!   Band                                  one port   hopeless
+//!   Progression             aim           aim        hopeless
+//!   Band                                  aim        hopeless
 //!   Random                                           hopeless
 //! ```
 //!
@@ -15,27 +15,39 @@
 //! | --- | --- | --- |
 //! | meet | one opening each, and a second guess | the same |
 //! | cover | from *one* local port to many ports of the other | some sockets, all to that one port |
-//! | one port | N sockets from N local ports, all at one port of the other | the same |
+//! | aim | N sockets from N local ports, all at one port of the other, or in groups at several | the same |
+//!
+//! Two firewalls that both drop incoming SYNs even where an own one is on its way are hopeless whatever
+//! their ports.
 
+mod aim;
 mod cover;
 mod meet;
-mod one_port;
+mod shift;
+mod success;
+#[cfg(test)]
+mod table;
 #[cfg(test)]
 mod tests;
 
 use std::{
+    borrow::Cow,
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
+pub use self::success::expected_success;
 use super::Budget;
-use crate::nat::{Model, Prediction};
+use crate::nat::{Mapping, Model, PROBED_LOCALS, Prediction, SimultaneousOpen, Unsolicited};
 
 /// Punch ports to bind while nothing is known of either NAT. More than are probed
 /// ([`crate::nat::PROBED_LOCALS`]), because some NATs spoil the probed ones and a counter's side opens
 /// a handful; ports that a plan needs beyond these need no probe and can be bound when it is known.
 pub const FIRST_PORTS: u16 = 16;
+
+/// Index of the first punch port that no batch of probes uses.
+const FRESH: u16 = 2 * PROBED_LOCALS;
 
 /// Time to live of a SYN that is to open this side's NAT and die before the other's: past a home router
 /// and the few hops of a carrier, short of the other end (paths between networks take ten and more).
@@ -49,8 +61,8 @@ const SETTLE: Duration = Duration::from_millis(60);
 /// and whatever listens there belongs to somebody.
 const LOWEST_PORT: u16 = 1024;
 
-/// Ports that a counter runs through before it starts over, as far as is known: [`LOWEST_PORT`] and up.
-const COUNTED_PORTS: i64 = 65536 - LOWEST_PORT as i64;
+/// Rounds after which nothing is doubled any more: eight times the first cover is at the budget.
+const MOST_DOUBLINGS: u8 = 3;
 
 /// One connection to open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -96,50 +108,103 @@ impl Plan {
         self.listen.last().map_or(0, |&highest| highest.saturating_add(1))
     }
 
+    /// The same from punch ports that no probe used.
+    fn from_fresh_ports(mut self) -> Self {
+        self.openings.iter_mut().for_each(|o| o.local = o.local.saturating_add(FRESH));
+        self.listen.iter_mut().for_each(|local| *local = local.saturating_add(FRESH));
+        self
+    }
+
     fn hopeless(why: &'static str) -> Self {
         Plan { openings: Vec::new(), listen: Vec::new(), redials: 0, verdict: Verdict::Hopeless(why) }
     }
 }
 
+/// What a round is planned under, beside the two predictions. All of it but `spent` and the parts of the
+/// budget that say so is the same on both sides.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// This side is the initiator (`connect`).
+    pub initiator: bool,
+    /// Counts the instants within the attempt, from 0; later rounds do something else, not the same again.
+    pub round: u8,
+    /// As agreed in `Start`.
+    pub budget: Budget,
+    /// The time from the earlier side's last probe to the instant, in which others behind a NAT use up
+    /// ports. The two sides probe at different times and neither knows the other's, so it is the
+    /// initiator's reckoning, in `Start`, that both take: the time from the moment it told the responder
+    /// to probe, or from its own last probe if that was earlier, to the instant. That is never less than
+    /// the truth, and more costs only a few openings. Counted in whole milliseconds.
+    pub window: Duration,
+    /// Mappings that this side's probes, earlier rounds and other attempts still hold in its NAT: they
+    /// count towards the part of a block that may be used ([`Budget::block_percent`]).
+    pub spent: u16,
+}
+
 /// What this side does in a round, where the other side computes its own part from the same input.
 ///
-/// - `mine` and `theirs` as sent to each other (equal [digests](crate::nat::digest)).
-/// - `initiator`: this side is.
-/// - `round` within the attempt, from 0; later rounds do something else, not the same again.
-/// - `budget` as agreed in `Start`.
-/// - `window`: the time from the earlier side's last probe to the instant, in which others behind a
-///   NAT use up ports. The two sides probe at different times and neither knows the other's, so it is
-///   the initiator's reckoning, in `Start`, that both take: the time from the moment it told the
-///   responder to probe, or from its own last probe if that was earlier, to the instant. That is never
-///   less than the truth, and more costs only a few openings. Counted in whole milliseconds.
+/// `mine` and `theirs` as sent to each other (equal [digests](crate::nat::digest)). A side's counter
+/// whose base was [refreshed](crate::nat::refresh) after that may be put in its place: targets move, the
+/// kind of plan and the numbers of sockets stay.
 ///
 /// A target that is this side's own external address is left out, as are ports below 1024.
-pub fn plan(
-    mine: &Prediction,
-    theirs: &Prediction,
-    initiator: bool,
-    round: u8,
-    budget: Budget,
-    window: Duration,
-) -> Plan {
+pub fn plan(mine: &Prediction, theirs: &Prediction, terms: &Terms) -> Plan {
     if mine.address.is_ipv4() != theirs.address.is_ipv4() {
         return Plan::hopeless("the two sides were measured over different address families");
     }
     if !mine.is_sound() || !theirs.is_sound() {
         return Plan::hopeless("one side sent a prediction that makes no sense");
     }
-    let pair = Pair { theirs: theirs.address, initiator, round, budget, window };
-    let plan = match (&mine.model, &theirs.model) {
-        (Model::Fixed { ports: my_ports }, Model::Fixed { ports }) => meet::plan(&pair, my_ports, ports),
-        (Model::Fixed { ports }, moving) => cover::from_one_port(&pair, ports, moving),
-        (moving, Model::Fixed { ports }) => cover::to_one_port(&pair, moving, ports),
-        (Model::Random, Model::Random) => Plan::hopeless("both NATs draw ports at random"),
-        (Model::Random, _) | (_, Model::Random) => {
-            Plan::hopeless("one NAT draws ports at random and the other does not keep them")
+    if [mine, theirs].iter().all(|side| side.simultaneous_open == SimultaneousOpen::Blocked) {
+        return Plan::hopeless("both firewalls drop the other side's SYN even when both open at once");
+    }
+    let (guise, their_guise) = (guise(mine, theirs, terms.round), guise(theirs, mine, terms.round));
+    let pair = Pair::new(&guise, &their_guise, terms);
+    let plan = of_models(&pair, &guise, &their_guise);
+    if is_guise(mine, &guise) { plan.from_fresh_ports() } else { plan }.without_own_address(mine)
+}
+
+fn of_models(pair: &Pair, mine: &Prediction, theirs: &Prediction) -> Plan {
+    match (&mine.model, &theirs.model) {
+        (Model::Fixed { ports: my_ports }, Model::Fixed { ports }) => meet::plan(pair, my_ports, ports),
+        (Model::Random, _) if !covers(theirs) => {
+            Plan::hopeless("this side's NAT gives random ports and the other's does not keep them")
         }
-        (mine, theirs) => one_port::plan(&pair, mine, theirs),
-    };
-    plan.without_own_address(mine)
+        (_, Model::Random) if !covers(mine) => {
+            Plan::hopeless("the other side's NAT gives random ports and this side's does not keep them")
+        }
+        (Model::Fixed { ports }, moving) if covers(mine) => cover::from_one_port(pair, ports, moving),
+        (moving, Model::Fixed { ports }) if covers(theirs) => cover::to_one_port(pair, moving, ports),
+        (Model::Random, Model::Random) => Plan::hopeless("both NATs give random ports"),
+        (mine, theirs) => aim::plan(pair, mine, theirs, pair.manners(None)),
+    }
+}
+
+/// What a side is taken for in a round. One whose fresh mappings are counted may be endpoint-independent,
+/// and then its fixed ports are good for everything; or its mapping depends on the destination's
+/// address, and then they are good for nothing. Fresh punch ports of both draw from the counter: where the
+/// other side can make do with a counter, that is what it is first.
+fn guise<'a>(side: &'a Prediction, other: &Prediction, round: u8) -> Cow<'a, Prediction> {
+    let (Model::Fixed { .. }, Some(counter)) = (&side.model, side.fresh) else { return Cow::Borrowed(side) };
+    let suits = matches!(other.model, Model::Fixed { .. } | Model::Progression(_));
+    let hopeless = matches!(other.model, Model::Random);
+    if hopeless || suits != round.is_multiple_of(2) {
+        return Cow::Borrowed(side);
+    }
+    Cow::Owned(Prediction {
+        model: Model::Progression(counter),
+        mapping: Mapping::AddressDependent,
+        ..side.clone()
+    })
+}
+
+fn is_guise(side: &Prediction, guise: &Prediction) -> bool {
+    side.model != guise.model
+}
+
+/// One local port shows one external port to many destinations, so that many can be opened to from it.
+fn covers(side: &Prediction) -> bool {
+    matches!(side.model, Model::Fixed { .. }) && side.mapping == Mapping::EndpointIndependent
 }
 
 /// What a plan is made for.
@@ -149,39 +214,75 @@ struct Pair {
     round: u8,
     budget: Budget,
     window: Duration,
+    spent: u16,
+    mine_seen: Seen,
+    theirs_seen: Seen,
+}
+
+/// What a NAT or firewall does with SYNs from outside.
+#[derive(Clone, Copy)]
+struct Seen {
+    /// It answers those that come early, and that ends the other side's try.
+    answers: bool,
+    /// It drops them even where an own one is on its way.
+    strict: bool,
+}
+
+impl Seen {
+    fn of(side: &Prediction) -> Self {
+        Seen {
+            answers: matches!(side.unsolicited, Unsolicited::Reset | Unsolicited::Prohibited),
+            strict: side.simultaneous_open == SimultaneousOpen::Blocked,
+        }
+    }
+}
+
+/// How this side's first SYNs leave.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Manners {
+    after: Duration,
+    ttl: Option<u8>,
 }
 
 impl Pair {
+    fn new(mine: &Prediction, theirs: &Prediction, terms: &Terms) -> Self {
+        let &Terms { initiator, round, budget, window, spent } = terms;
+        let (mine_seen, theirs_seen) = (Seen::of(mine), Seen::of(theirs));
+        Pair { theirs: theirs.address, initiator, round, budget, window, spent, mine_seen, theirs_seen }
+    }
+
     fn towards(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.theirs, port)
     }
 
-    /// Foreign connections to be expected between probe and instant, rounded up.
-    fn expected(&self, rate_centi: u32) -> u64 {
-        let ms = u64::try_from(self.window.as_millis()).unwrap_or(u64::MAX);
-        u64::from(rate_centi).saturating_mul(ms).div_ceil(100_000)
+    /// Who goes first, where it matters: behind a NAT that answers a SYN that comes early (a reset, an
+    /// ICMP error), the early one's try is over and, with some, its mapping gone. Then one side's first
+    /// SYNs only open its own NAT and die on the way, and the other's come a little later; the kernel
+    /// repeats the first ones with their usual time to live after a second. In odd rounds the same is
+    /// done on suspicion.
+    ///
+    /// `first`: this side, or the other, if the plan prefers one to go first.
+    fn manners(&self, first: Option<bool>) -> Manners {
+        let (mine, theirs) = (self.mine_seen, self.theirs_seen);
+        if !(mine.answers || theirs.answers || self.round % 2 == 1) {
+            return Manners::default();
+        }
+        let by_turns = self.initiator == matches!(self.round % 4, 0 | 1);
+        // A strict firewall's side has to be the one whose SYN arrives.
+        let first = match (mine.strict, theirs.strict) {
+            (true, _) => false,
+            (_, true) => true,
+            _ => first.unwrap_or(match (mine.answers, theirs.answers) {
+                (true, false) => true,
+                (false, true) => false,
+                _ => by_turns,
+            }),
+        };
+        match first {
+            true => Manners { after: Duration::ZERO, ttl: Some(LOW_TTL) },
+            false => Manners { after: SETTLE, ttl: None },
+        }
     }
-
-    /// Steps ahead of `next` within which the counter almost surely is at the instant. Twice the
-    /// expectation, because the rate is an estimate from a fraction of a second; four standard
-    /// deviations of a Poisson count; and `least`, doubled with each round, for what was not
-    /// estimated at all.
-    fn reach(&self, rate_centi: u32, least: u64) -> u64 {
-        let expected = self.expected(rate_centi);
-        let spare = least << self.round.min(MOST_DOUBLINGS);
-        expected.saturating_mul(2).saturating_add(4 * expected.isqrt()).saturating_add(spare)
-    }
-}
-
-/// Rounds after which nothing is doubled any more: eight times the first cover is at the budget.
-const MOST_DOUBLINGS: u8 = 3;
-
-/// The port of a counter `steps` connections after `next`. Past either end of the range it starts over
-/// at the other, [`LOWEST_PORT`] and 65535 being a guess where those are.
-fn counted(next: u16, step: i16, steps: u64) -> u16 {
-    let moved = i64::from(step) * i64::try_from(steps % COUNTED_PORTS as u64).unwrap_or(0);
-    let at = (i64::from(next) - i64::from(LOWEST_PORT) + moved).rem_euclid(COUNTED_PORTS);
-    u16::try_from(at + i64::from(LOWEST_PORT)).unwrap_or(LOWEST_PORT)
 }
 
 /// Punch ports whose external port is known: (index, external port).

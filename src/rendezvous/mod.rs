@@ -10,6 +10,7 @@
 //! | `names` | which name belongs to which key |
 //! | `cookie`, `spent`, `rates`, `limits` | what keeps strangers cheap and every table bounded |
 //! | `probes` | the server's side of probes |
+//! | `favours` | how often a stranger's NAT is examined |
 //! | `client`, `attempt` | one association with the server, from the client's side |
 //!
 //! No sockets, no clock, no random source: `net/` drives a [`Server`], an
@@ -21,6 +22,7 @@ mod client;
 mod cookie;
 mod directory;
 mod exchange;
+mod favours;
 #[cfg(test)]
 mod hostile;
 mod limits;
@@ -42,6 +44,7 @@ use std::net::SocketAddr;
 pub use client::{
     Client, ClientEvent, MAX_QUEUE, REKEY_AFTER, REKEY_TCP_AFTER, SILENT_AFTER, SILENT_MOST, TCP_AFTER,
 };
+pub use favours::Favours;
 pub use limits::{ASSOCIATION_TIMEOUT, KEEP_ALIVE, Limits};
 pub use names::{Store, is_name};
 pub use probes::{BATCH_LIFE, Batches, MAX_BATCHES, MAX_BATCHES_PER_SOURCE};

@@ -2,11 +2,12 @@
 //!
 //! Everything that crosses the network is defined here and nowhere else; `docs/PROTOCOL.md` has the
 //! same in prose. Nothing in this room knows a key: [`packet`] is what travels in clear, the other
-//! modules are what is sealed inside (or, for [`probe`], what a TCP probe says).
+//! modules are what is sealed inside (or, for [`probe`] and [`examine`], what is said about addresses).
 //!
 //! Bodies are [rmp-serde](rmp_serde) arrays. A body that is longer than its bound, that has bytes left
 //! over or that does not decode is a [`WireError`], never a panic.
 
+pub mod examine;
 pub mod packet;
 pub mod peer;
 pub mod probe;

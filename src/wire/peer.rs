@@ -81,6 +81,19 @@ pub enum PeerMessage {
         predictions: Vec<Prediction>,
         /// Addresses in this side's LAN on which it listens.
         lan: Vec<SocketAddr>,
+        /// Time from the last probe to the sending of this, milliseconds: a counter has moved since.
+        age_ms: u16,
+        /// Connections that this side would open in a round; the smaller of both counts.
+        budget: u16,
+    },
+    /// Responder to initiator: a last probe has shown where the counters are now. It is of use until
+    /// `Start` is said, and nobody's loss after that: `Start` names the bases that count.
+    Refreshed {
+        /// The round.
+        id: RoundId,
+        /// For each of the predictions as sent its counter's base, reckoned back to the last probe before
+        /// ([`crate::nat::refresh`]); 0 where it is no counter.
+        next: Vec<u16>,
     },
     /// Initiator to responder: the agreed instant.
     Start(Start),
@@ -115,7 +128,7 @@ pub struct Start {
     pub id: RoundId,
     /// [`crate::punch::PLAN_VERSION`] of the initiator.
     pub plan: u8,
-    /// The initiator's budget of openings; the smaller of both counts.
+    /// The smaller of both sides' budgets of openings.
     pub budget: u16,
     /// [`crate::nat::digest`] of the initiator's predictions, then the responder's, as sent.
     pub digest: u64,
@@ -126,6 +139,11 @@ pub struct Start {
     /// From the probes to the instant, milliseconds: how long others behind a NAT have been using up
     /// ports by then. The initiator's reckoning, which both plan with (see [`crate::punch::plan()`]).
     pub window_ms: u16,
+    /// For each of the initiator's predictions the base of its counter, as far ahead of the instant as
+    /// `window_ms` says; 0 where it is no counter. As many as there are predictions, or none.
+    pub next: Vec<u16>,
+    /// The same for the responder's predictions.
+    pub their_next: Vec<u16>,
 }
 
 /// Why a responder does not start.
@@ -139,6 +157,8 @@ pub enum StartRefusal {
     Plan,
     /// It cannot prepare the round: it has prepared too many just now, or has no ports.
     Busy,
+    /// It can afford no openings: the part of a block of ports that may be used is used up.
+    Spent,
 }
 
 /// Why a session ends.

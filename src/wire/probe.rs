@@ -5,6 +5,7 @@
 //!    purpose 1, probe:      batch [16], number u8, count u8, local u8, local port u16
 //!      server -> client     length u16, ProbeAnswer
 //!    purpose 2, datagrams:  from now on both ways, each datagram behind its length u16
+//!    purpose 3, knock; purpose 4, cross: see `examine`
 //! ```
 //!
 //! A probe is not sealed: it says nothing but the address that everybody on its path sees.
@@ -35,11 +36,21 @@ pub enum Purpose {
     Probe,
     /// Datagrams over TCP, for clients whose UDP is blocked.
     Datagrams,
+    /// The server is to connect back to where this connection comes from ([`super::examine`]).
+    Knock,
+    /// Client and server open towards each other ([`super::examine`]).
+    Cross,
 }
 
 /// The four bytes that open every TCP connection to a server.
 pub fn preamble(purpose: Purpose) -> [u8; PREAMBLE] {
-    [b'P', b'T', VERSION, if purpose == Purpose::Probe { 1 } else { 2 }]
+    let number = match purpose {
+        Purpose::Probe => 1,
+        Purpose::Datagrams => 2,
+        Purpose::Knock => 3,
+        Purpose::Cross => 4,
+    };
+    [b'P', b'T', VERSION, number]
 }
 
 /// Reads the four bytes.
@@ -50,6 +61,8 @@ pub fn parse_preamble(bytes: [u8; PREAMBLE]) -> Result<Purpose, WireError> {
     match bytes {
         [b'P', b'T', VERSION, 1] => Ok(Purpose::Probe),
         [b'P', b'T', VERSION, 2] => Ok(Purpose::Datagrams),
+        [b'P', b'T', VERSION, 3] => Ok(Purpose::Knock),
+        [b'P', b'T', VERSION, 4] => Ok(Purpose::Cross),
         [b'P', b'T', theirs, _] if theirs != VERSION => Err(WireError::Version { theirs }),
         _ => Err(WireError::Malformed("not a punchtunnel connection".into())),
     }
@@ -136,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_preamble_survives_its_own_encoding_and_another_version_is_reported() {
-        for purpose in [Purpose::Probe, Purpose::Datagrams] {
+        for purpose in [Purpose::Probe, Purpose::Datagrams, Purpose::Knock, Purpose::Cross] {
             assert_eq!(parse_preamble(preamble(purpose)), Ok(purpose));
         }
         assert_eq!(parse_preamble([b'P', b'T', 99, 1]), Err(WireError::Version { theirs: 99 }));

@@ -277,3 +277,94 @@ fn a_server_key_on_the_command_line_is_pinned_once_it_is_proved() {
     expose.line("registered as \"other\"");
     assert_eq!(host.read("known_servers"), pin);
 }
+
+#[test]
+fn doctor_tells_what_it_found_line_by_line_or_as_one_object() {
+    let server = Server::start();
+    let home = server.home();
+    let told = home.run(["doctor"]);
+    told.succeeded();
+    for words in
+        ["[ OK ] udp: 127.0.0.1:", "[ OK ] tcp: 8 of 8", "without a NAT", "[ OK ] direct connections:"]
+    {
+        assert!(told.out.contains(words), "{told:?} lacks {words:?}");
+    }
+    let quiet = home.run(["-q", "doctor", "--json", "--punch-effort", "high"]);
+    quiet.succeeded();
+    assert_eq!(quiet.err, "");
+    let object: serde_json::Value = serde_json::from_str(&quiet.out).expect("one object");
+    assert_eq!(object["direct"], true);
+    let family = &object["families"][0];
+    assert_eq!(family["family"], "ipv4");
+    assert_eq!(family["behind_nat"], false);
+    assert_eq!(family["nat"]["mapping"], "endpoint_independent");
+    assert_eq!(family["nat"]["filtering"], "address_dependent");
+    assert_eq!(family["nat"]["ports"]["kind"], "fixed");
+    assert_eq!(family["nat"]["simultaneous_open"], true);
+    assert_eq!(family["udp"]["mapping"], "endpoint_independent");
+    assert_eq!(family["expected_success"]["fixed"], 99);
+}
+
+#[test]
+fn doctor_with_a_name_connects_and_the_next_time_it_is_known_what_worked() {
+    let server = Server::start();
+    let (host, client) = (server.home(), server.home());
+    let key = client.key();
+    let _expose = exposed(&server, &host, &["1", "--allow", &key]);
+    client.run(["doctor", "myhost"]).failed(2, &["not known", "--host-key"]);
+    let words = ["doctor", "myhost", "--host-key", &host.key()];
+    let first = client.run(words);
+    first.succeeded();
+    for words in [
+        "[ OK ] other side: the NAT of \"myhost\"",
+        "[ OK ] plan: fixed to fixed",
+        "[ OK ] trial: connected directly",
+    ] {
+        assert!(first.out.contains(words), "{first:?} lacks {words:?}");
+    }
+    assert!(!first.out.contains("last time"), "{first:?}");
+    let worked = client.read("worked");
+    assert!(
+        worked.starts_with(&format!("127.0.0.0/24 myhost@{} fixed fixed 1 ", server.address)),
+        "{worked}"
+    );
+    let second = client.run(words);
+    assert!(second.out.contains("[ OK ] last time: from 127.0.0.0/24 to myhost"), "{second:?}");
+}
+
+#[test]
+fn punch_ports_that_are_given_are_used_and_one_that_is_taken_is_an_error_at_once() {
+    let server = Server::start();
+    let (host, client) = (server.home(), server.home());
+    let (echo, key) = (echo_service().to_string(), client.key());
+    let _expose = exposed(&server, &host, &[&echo, "--allow", &key]);
+    let holder = TcpListener::bind("0.0.0.0:0").unwrap();
+    let taken = holder.local_addr().unwrap().port().to_string();
+    let host_key = host.key();
+    let words = ["connect", "myhost", "-L", "0", "--host-key", &host_key, "--punch-port"];
+    let refused = client.run(words.into_iter().chain([taken.as_str()]));
+    refused.failed(1, &["cannot listen on 0.0.0.0:", &taken, "another program has this port"]);
+    drop(holder);
+    // Free a moment ago; nobody else on this machine takes a port by its number.
+    let mut connect = Running::start(client.with("PUNCHTUNNEL_PUNCH_PORT", &taken).command(&words[..6]));
+    connect.line("connected directly to 127.0.0.1:");
+    let address = address_in(&connect.line("listening on"));
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "hello\n");
+}
+
+#[test]
+fn doctor_without_a_server_ends_with_code_1_and_says_what_to_look_at() {
+    let home = Home::new();
+    let nowhere = format!("127.0.0.1:{}", closed_port());
+    let told = home.run(["doctor", "--rendezvous", &nowhere, "--probe-server", &nowhere]);
+    assert_eq!(told.code, 1, "{told:?}");
+    for words in
+        ["[WARN] udp:", "[FAIL] tcp: none of 4", "-> check that \"punchtunnel rendezvous\" runs there"]
+    {
+        assert!(told.out.contains(words), "{told:?} lacks {words:?}");
+    }
+}

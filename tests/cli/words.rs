@@ -80,6 +80,9 @@ fn a_word_that_does_not_fit_is_wrong_usage_and_the_message_has_the_remedy() {
         (&["connect", "myhost", "-L", "1", "--rendezvous", "vps#k"], &["#"]),
         (&["connect", "myhost", "-L", "1", "--rendezvous", "vps", "--wait", "0s"], &["90s"]),
         (&["rendezvous", "--listen", "vps"], &["IP:PORT"]),
+        (&["doctor"], &["--rendezvous"]),
+        (&["doctor", "--rendezvous", "vps", "--punch-port", "5-4"], &["40000-40031"]),
+        (&["doctor", "--rendezvous", "vps", "--punch-effort", "much"], &["low, normal or high"]),
         (&["clients", "add", "nokey"], &["not a key"]),
     ] {
         home.run(words).failed(2, says);

@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "the lab has real clocks and no seeds to keep")]
 
 mod absent;
+mod doctor;
 mod error;
 mod flows;
 mod ground;
@@ -110,6 +111,7 @@ fn cells() -> Vec<Cell> {
     cells.extend(ordeal::cells());
     cells.extend(ssh::cells());
     cells.extend(absent::cells());
+    cells.extend(doctor::cells());
     cells
 }
 

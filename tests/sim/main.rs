@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "the world can do more than the scenarios of today ask for")]
 
 mod exchange;
+mod false_alarms;
+mod figures;
 mod memory;
 mod model;
 #[path = "../nat_model/mod.rs"]
@@ -11,10 +13,13 @@ mod openings;
 mod oracle;
 mod pairs;
 mod peer;
+mod recovery;
 mod scenarios;
 mod scene;
 mod server;
+mod suspended;
 mod tcp;
+mod whole;
 mod world;
 
 use rand::{Rng, SeedableRng, rngs::StdRng};

@@ -8,6 +8,7 @@ use std::{
 
 use punchtunnel::{
     endpoint::{Event as Told, Role, Settings},
+    punch::Effort,
     secure::{Psk, StaticKey},
     wire::DEFAULT_PORT,
 };
@@ -251,6 +252,7 @@ impl Scene {
             server_key: None,
             probe_servers: PORTS.map(|port| SocketAddr::new(self.server_addr.ip(), port)).to_vec(),
             role,
+            effort: Effort::default(),
         }
     }
 

@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 
 use punchtunnel::{
     endpoint::PeerId,
-    nat::{Filtering, Mapping, Model},
+    nat::{Filtering, Mapping, Model, SimultaneousOpen, Unsolicited},
     wire::peer::RoundId,
 };
 
@@ -51,6 +51,9 @@ fn each_step_is_a_sentence_with_its_time() {
         model: Model::Fixed { ports: vec![40000] },
         mapping: Mapping::EndpointIndependent,
         filtering: Filtering::Unknown,
+        unsolicited: Unsolicited::Unknown,
+        simultaneous_open: SimultaneousOpen::Unknown,
+        fresh: None,
         confidence: 100,
     };
     let took = Duration::from_micros(41_200);

@@ -11,9 +11,16 @@
 
 mod burst;
 mod open;
-mod socket;
+pub(crate) mod socket;
 
-use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::SocketAddr,
+    ops::RangeInclusive,
+    sync::Arc,
+    time::Duration,
+};
 
 use socket2::SockRef;
 use tokio::{
@@ -48,6 +55,8 @@ const READ: usize = 16 << 10;
 pub(crate) struct PunchPorts {
     /// Addresses of the server: they say which families and which interfaces count.
     servers: Vec<SocketAddr>,
+    /// The numbers that may be used; any without.
+    range: Option<RangeInclusive<u16>>,
     sets: BTreeMap<PortsId, PortSet>,
     connections: BTreeMap<ConnId, Connection>,
     next_connection: u64,
@@ -57,6 +66,7 @@ pub(crate) struct PunchPorts {
 }
 
 /// One set. Dropping it closes all its sockets.
+#[derive(Default)]
 struct PortSet {
     holders_v4: Vec<Holder>,
     holders_v6: Vec<Holder>,
@@ -80,14 +90,15 @@ struct Connection {
 }
 
 impl PunchPorts {
-    /// No set yet.
+    /// No set yet. With a range, every set is bound within it, and may get fewer ports than it wants.
     ///
     /// # Errors
     /// The thread for the openings cannot be started.
-    pub(crate) fn new(servers: Vec<SocketAddr>) -> io::Result<Self> {
+    pub(crate) fn new(servers: Vec<SocketAddr>, range: Option<RangeInclusive<u16>>) -> io::Result<Self> {
         let (report, events) = mpsc::channel(EVENTS);
         Ok(PunchPorts {
             servers,
+            range,
             sets: BTreeMap::new(),
             connections: BTreeMap::new(),
             next_connection: 0,
@@ -97,27 +108,68 @@ impl PunchPorts {
         })
     }
 
-    /// Binds a set; the answer for the endpoint.
+    /// Binds a set, or more ports into it; the answer for the endpoint.
     pub(crate) fn bind(&mut self, ports: PortsId, count: u16) -> Input {
-        let hold_if = |family: Family| -> io::Result<Vec<Holder>> {
+        let held = self.sets.get(&ports).map_or((0, 0), |set| (set.holders_v4.len(), set.holders_v6.len()));
+        let hold_if = |family: Family, held: usize| -> io::Result<Vec<Holder>> {
             let wanted = self.servers.iter().any(|server| Family::of(server) == family);
-            (0..if wanted { count } else { 0 }).map(|_| Holder::new(family)).collect()
+            let more = if wanted { usize::from(count).saturating_sub(held) } else { 0 };
+            match &self.range {
+                None => (0..more).map(|_| Holder::new(family, 0)).collect(),
+                Some(range) => {
+                    let numbers = self.numbers(ports, family, range).into_iter().take(more);
+                    numbers.map(|port| Holder::new(family, port)).collect()
+                }
+            }
         };
-        let (holders_v4, holders_v6) = match (hold_if(Family::V4), hold_if(Family::V6)) {
+        let (v4, v6) = match (hold_if(Family::V4, held.0), hold_if(Family::V6, held.1)) {
             (Err(error), _) | (_, Err(error)) => {
                 return Input::BindFailed { ports, why: error.to_string() };
             }
             (Ok(v4), Ok(v6)) => (v4, v6),
         };
+        let set = self.sets.entry(ports).or_default();
+        set.holders_v4.extend(v4);
+        set.holders_v6.extend(v6);
         let numbers = |holders: &[Holder]| holders.iter().map(|holder| holder.port).collect();
-        let bound = Input::Bound {
+        Input::Bound {
             ports,
-            v4: numbers(&holders_v4),
-            v6: numbers(&holders_v6),
+            v4: numbers(&set.holders_v4),
+            v6: numbers(&set.holders_v6),
             lan: lan::addresses(&self.servers),
+        }
+    }
+
+    /// Numbers of the range for a set: those first that no other set holds, because a tuple exists only
+    /// once.
+    fn numbers(&self, ports: PortsId, family: Family, range: &RangeInclusive<u16>) -> Vec<u16> {
+        let held = |id: PortsId, set: &PortSet| -> Vec<(u16, bool)> {
+            set.holders(family).iter().map(|holder| (holder.port, id == ports)).collect()
         };
-        self.sets.insert(ports, PortSet { holders_v4, holders_v6, tasks: JoinSet::new(), connections: 0 });
-        bound
+        let held: Vec<(u16, bool)> = self.sets.iter().flat_map(|(id, set)| held(*id, set)).collect();
+        let own: BTreeSet<u16> = held.iter().filter(|(_, own)| *own).map(|(port, _)| *port).collect();
+        let held: BTreeSet<u16> = held.into_iter().map(|(port, _)| port).collect();
+        let unused = range.clone().filter(|port| !own.contains(port));
+        let (used, mut free): (Vec<u16>, Vec<u16>) = unused.partition(|port| held.contains(port));
+        free.extend(used);
+        free
+    }
+
+    /// Whether every port of a range can be had now, in the families of these servers.
+    ///
+    /// # Errors
+    /// The first one that cannot.
+    pub(crate) fn check(
+        servers: &[SocketAddr],
+        range: &RangeInclusive<u16>,
+    ) -> Result<(), (SocketAddr, io::Error)> {
+        for server in servers {
+            let family = Family::of(server);
+            for port in range.clone() {
+                Holder::new(family, port).map_err(|error| (family.any(port), error))?;
+            }
+        }
+        Ok(())
     }
 
     /// Sends the SYN of a probe; the rest happens by itself.
@@ -133,6 +185,11 @@ impl PunchPorts {
         // Here and now: the order of the SYNs is the order of the numbers.
         let started = set.port(Family::of(&server), local).and_then(|port| {
             let socket = socket::bound(Family::of(&server), port)?;
+            if self.range.is_some() {
+                // The same tuple will be needed for the next probe, which must not wait for this one to be
+                // forgotten.
+                socket.set_linger(Some(Duration::ZERO))?;
+            }
             socket::start(&socket, server, None)?;
             Ok(socket)
         });
@@ -309,10 +366,13 @@ impl PunchPorts {
 }
 
 impl PortSet {
+    fn holders(&self, family: Family) -> &[Holder] {
+        if family == Family::V4 { &self.holders_v4 } else { &self.holders_v6 }
+    }
+
     /// The number of a port.
     fn port(&self, family: Family, local: u16) -> io::Result<u16> {
-        let holders = if family == Family::V4 { &self.holders_v4 } else { &self.holders_v6 };
-        holders
+        self.holders(family)
             .get(usize::from(local))
             .map(|holder| holder.port)
             .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
@@ -320,8 +380,8 @@ impl PortSet {
 }
 
 impl Holder {
-    fn new(family: Family) -> io::Result<Self> {
-        let socket = socket::bound(family, 0)?;
+    fn new(family: Family, port: u16) -> io::Result<Self> {
+        let socket = socket::bound(family, port)?;
         let port = socket::port_of(&socket)?;
         Ok(Holder { _socket: socket, port })
     }

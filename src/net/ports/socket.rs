@@ -12,17 +12,18 @@ use crate::endpoint::OpenFailure;
 
 /// An address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Family {
+pub(crate) enum Family {
     V4,
     V6,
 }
 
 impl Family {
-    pub(super) fn of(address: &SocketAddr) -> Self {
+    pub(crate) fn of(address: &SocketAddr) -> Self {
         if address.is_ipv4() { Family::V4 } else { Family::V6 }
     }
 
-    fn any(self, port: u16) -> SocketAddr {
+    /// That port of every address.
+    pub(crate) fn any(self, port: u16) -> SocketAddr {
         match self {
             Family::V4 => (Ipv4Addr::UNSPECIFIED, port).into(),
             Family::V6 => (Ipv6Addr::UNSPECIFIED, port).into(),
@@ -31,7 +32,7 @@ impl Family {
 }
 
 /// A TCP socket of the family, not bound.
-pub(super) fn unbound(family: Family) -> io::Result<Socket> {
+pub(crate) fn unbound(family: Family) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(family.any(0)), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     // A handshake message must not wait for the acknowledgement of the one before it.
@@ -43,7 +44,7 @@ pub(super) fn unbound(family: Family) -> io::Result<Socket> {
 ///
 /// Holder, probes, listener and openers share the port: that takes both options, on each of them,
 /// before bind. IPv6 sockets keep to IPv6, so that the IPv4 socket may have the same number.
-pub(super) fn bound(family: Family, port: u16) -> io::Result<Socket> {
+pub(crate) fn bound(family: Family, port: u16) -> io::Result<Socket> {
     let socket = unbound(family)?;
     socket.set_reuse_address(true)?;
     #[cfg(unix)]
@@ -56,18 +57,19 @@ pub(super) fn bound(family: Family, port: u16) -> io::Result<Socket> {
 }
 
 /// The port that a socket is bound to.
-pub(super) fn port_of(socket: &Socket) -> io::Result<u16> {
-    socket
-        .local_addr()?
-        .as_socket()
-        .map(|address| address.port())
-        .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+pub(crate) fn port_of(socket: &Socket) -> io::Result<u16> {
+    address_of(socket).map(|address| address.port())
+}
+
+/// The address and port that a socket is bound to.
+pub(crate) fn address_of(socket: &Socket) -> io::Result<SocketAddr> {
+    socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
 /// Starts a connection: the SYN leaves before this returns.
 ///
 /// With `ttl` that SYN dies on the way; the kernel's repetitions, a second later, travel as usual.
-pub(super) fn start(socket: &Socket, remote: SocketAddr, ttl: Option<u8>) -> io::Result<()> {
+pub(crate) fn start(socket: &Socket, remote: SocketAddr, ttl: Option<u8>) -> io::Result<()> {
     let usual = ttl.map(|ttl| set_hops(socket, &remote, u32::from(ttl))).transpose()?;
     let result = match socket.connect(&remote.into()) {
         Err(error) if in_progress(&error) => Ok(()),
@@ -97,7 +99,7 @@ fn in_progress(error: &io::Error) -> bool {
 }
 
 /// What a failed connect means to the punch.
-pub(super) fn failure(error: &io::Error) -> OpenFailure {
+pub(crate) fn failure(error: &io::Error) -> OpenFailure {
     use io::ErrorKind::*;
     match error.kind() {
         ConnectionRefused | ConnectionReset | ConnectionAborted => OpenFailure::Refused,

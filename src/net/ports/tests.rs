@@ -11,7 +11,7 @@ fn loopback(port: u16) -> SocketAddr {
 }
 
 fn bound(count: u16) -> (PunchPorts, Vec<u16>) {
-    let mut ports = PunchPorts::new(vec![loopback(1)]).unwrap();
+    let mut ports = PunchPorts::new(vec![loopback(1)], None).unwrap();
     let Input::Bound { v4, v6, lan, .. } = ports.bind(SET, count) else { panic!("not bound") };
     assert_eq!(v4.len(), usize::from(count));
     assert!(v6.is_empty());
@@ -117,4 +117,22 @@ async fn what_happens_to_a_released_set_is_not_told() {
     tokio::task::yield_now().await;
     ports.release(SET);
     assert!(ports.try_next().is_none());
+}
+
+#[tokio::test]
+async fn more_ports_are_bound_into_a_set_and_the_first_ones_stay() {
+    let (mut ports, first) = bound(2);
+    ports.listen(SET, 0);
+    let Input::Bound { v4, .. } = ports.bind(SET, 40) else { panic!("not bound") };
+    assert_eq!(v4[..2], first);
+    assert_eq!(v4.iter().collect::<std::collections::BTreeSet<_>>().len(), 40);
+    // The new ones can be used as well as the old ones: one connects to the other.
+    ports.connect(SET, 7, Some(39), loopback(first[0]), clock::now(), None);
+    loop {
+        match ports.next().await {
+            Input::Accepted { remote, .. } => break assert_eq!(remote.port(), v4[39]),
+            Input::Connected { opening: 7, .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
 }

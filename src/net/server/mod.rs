@@ -1,5 +1,6 @@
 //! The rendezvous server with its sockets, its probe ports and its disk.
 
+mod examine;
 mod store;
 mod tcp;
 
@@ -28,10 +29,11 @@ use super::{clock, limits, udp};
 use crate::{
     error::{ConfigError, Error},
     identity,
-    rendezvous::{self, Batches, Limits, Source, Stats},
+    rendezvous::{self, Batches, Favours, Limits, Source, Stats},
     secure::{PublicKey, StaticKey},
     wire::{
         DEFAULT_PORT, DEFAULT_PROBE_PORT, MAX_DATAGRAM,
+        examine::{MIRROR, mirrored, parse_mirror},
         probe::{ProbeAnswer, ProbeQuestion},
     },
 };
@@ -66,6 +68,8 @@ pub struct ServerBuilder {
 struct Shared {
     core: Mutex<Core>,
     udp: Vec<UdpSocket>,
+    /// Sockets on the numbers of the probe ports, where nothing but mirrors is answered.
+    mirrors: Vec<UdpSocket>,
     connections: Connections,
     /// The core's next deadline may have moved.
     rearm: Notify,
@@ -74,6 +78,7 @@ struct Shared {
 struct Core {
     server: rendezvous::Server,
     batches: Batches,
+    favours: Favours,
     writer: Writer,
 }
 
@@ -116,6 +121,9 @@ impl Server {
         let mut tasks = JoinSet::new();
         for socket in 0..shared.udp.len() {
             tasks.spawn(receive(shared.clone(), socket));
+        }
+        for socket in 0..shared.mirrors.len() {
+            tasks.spawn(mirror(shared.clone(), socket));
         }
         for (listener, port) in listeners {
             tasks.spawn(tcp::accept(shared.clone(), listener, port));
@@ -189,11 +197,17 @@ impl ServerBuilder {
         let public = key.public();
         let now = clock::now();
         let server = rendezvous::Server::new(now, clock::seed(), key, self.limits, stored);
-        let core = Mutex::new(Core { server, batches: Batches::new(now), writer });
+        let core =
+            Mutex::new(Core { server, batches: Batches::new(now), favours: Favours::new(now), writer });
         let addresses = sockets.udp.iter().filter_map(|socket| socket.local_addr().ok()).collect();
         let probe_addresses = sockets.tcp.iter().filter_map(|(tcp, _)| tcp.local_addr().ok()).collect();
-        let shared =
-            Shared { core, udp: sockets.udp, connections: Connections::default(), rearm: Notify::new() };
+        let shared = Shared {
+            core,
+            udp: sockets.udp,
+            mirrors: sockets.mirrors,
+            connections: Connections::default(),
+            rearm: Notify::new(),
+        };
         Ok(Server {
             shared: Arc::new(shared),
             listeners: sockets.tcp,
@@ -210,6 +224,15 @@ impl Shared {
         let mut core = self.lock();
         core.server.handle_datagram(clock::now(), clock::since_1970().as_secs(), from, datagram);
         self.drain(core);
+    }
+
+    /// Answers a question where a datagram comes from; false for every other datagram.
+    fn mirror(&self, socket: &UdpSocket, from: SocketAddr, datagram: &[u8]) -> bool {
+        let Some(nonce) = parse_mirror(datagram) else { return false };
+        if self.lock().favours.may_mirror(clock::now(), from) {
+            udp::send(socket, from, &mirrored(nonce, from));
+        }
+        true
     }
 
     fn timeout(&self) {
@@ -264,7 +287,9 @@ async fn receive(shared: Arc<Shared>, socket: usize) {
             match socket.try_recv_from(&mut buffer) {
                 Ok((length, addr)) => {
                     let datagram = buffer.get(..length).unwrap_or_default();
-                    shared.datagram(Source { addr, udp: true }, datagram);
+                    if !shared.mirror(socket, addr, datagram) {
+                        shared.datagram(Source { addr, udp: true }, datagram);
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // An ICMP answer to an earlier datagram.
@@ -272,6 +297,20 @@ async fn receive(shared: Arc<Shared>, socket: usize) {
             }
         }
         tokio::task::yield_now().await;
+    }
+}
+
+/// Shows clients a second port's view of their datagrams.
+async fn mirror(shared: Arc<Shared>, socket: usize) {
+    let Some(socket) = shared.mirrors.get(socket) else { return };
+    let mut buffer = [0; MIRROR + 1];
+    loop {
+        // An error is an ICMP answer to an earlier datagram.
+        if let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+            shared.mirror(socket, from, buffer.get(..length).unwrap_or_default());
+        } else {
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -288,6 +327,7 @@ async fn keep_time(shared: Arc<Shared>) {
 /// The sockets of a server.
 struct Sockets {
     udp: Vec<UdpSocket>,
+    mirrors: Vec<UdpSocket>,
     tcp: Vec<(TcpListener, Port)>,
 }
 
@@ -295,7 +335,7 @@ impl Sockets {
     fn bind(listen: &[SocketAddr], probe_ports: &[u16]) -> Result<Self, Error> {
         let everywhere: [SocketAddr; 2] =
             [(Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into(), (Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into()];
-        let mut sockets = Sockets { udp: Vec::new(), tcp: Vec::new() };
+        let mut sockets = Sockets { udp: Vec::new(), mirrors: Vec::new(), tcp: Vec::new() };
         let wanted = if listen.is_empty() { &everywhere[..] } else { listen };
         for address in wanted {
             match sockets.add(*address, probe_ports) {
@@ -315,7 +355,11 @@ impl Sockets {
         let mut tcp = vec![(main, Port::Main)];
         for port in probe_ports {
             let address = SocketAddr::new(address.ip(), *port);
-            tcp.push((listener(address).map_err(|e| (address, e))?, Port::Probe));
+            let listener = listener(address).map_err(|e| (address, e))?;
+            // A courtesy: where another program has that UDP port, clients do without.
+            let mirror = listener.local_addr().and_then(udp::bind);
+            self.mirrors.extend(mirror.map_err(|error| tracing::debug!(%error, "no mirror")).ok());
+            tcp.push((listener, Port::Probe));
         }
         self.udp.push(udp);
         self.tcp.extend(tcp);

@@ -15,7 +15,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::Shared;
+use super::{Shared, examine};
 use crate::{
     net::{
         clock,
@@ -147,6 +147,8 @@ async fn serve(
         Purpose::Probe => answer(shared, &mut stream, from, accepted).await,
         Purpose::Datagrams if port == Port::Main => carry(shared, stream, from).await,
         Purpose::Datagrams => Ok(()),
+        Purpose::Knock => examine::knock(shared, &mut stream, from).await,
+        Purpose::Cross => examine::cross(shared, &mut stream, from).await,
     }
 }
 

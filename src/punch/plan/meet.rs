@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{LOW_TTL, Opening, Pair, Plan, SETTLE, known};
+use super::{Manners, Opening, Pair, Plan, known};
 
 /// Pairs of ports in the first round: one opening each, and a second guess in case one of the first
 /// pair's mappings has collided, or its SYN is lost (the kernel repeats it a second later only).
@@ -21,20 +21,11 @@ const REDIALS: u8 = 8;
 
 /// The i-th known port of one side meets the i-th known port of the other.
 ///
-/// Odd rounds assume a NAT that takes offence at a SYN that comes early: one side's first SYN dies on
-/// the way and the other side comes a little later; whose it is alternates.
+/// A first SYN that comes early and is refused is opened again at once, so nobody waits for the other in
+/// the first round; in odd ones somebody does ([`Pair::manners`]).
 pub(super) fn plan(pair: &Pair, mine: &[u16], theirs: &[u16]) -> Plan {
     let pairs = if pair.round == 0 { PAIRS } else { LATER_PAIRS };
-    let quiet_side = match pair.round % 4 {
-        1 => Some(pair.initiator),
-        3 => Some(!pair.initiator),
-        _ => None,
-    };
-    let (ttl, start) = match quiet_side {
-        Some(true) => (Some(LOW_TTL), Duration::ZERO),
-        Some(false) => (None, SETTLE),
-        None => (None, Duration::ZERO),
-    };
+    let manners = if pair.round % 2 == 1 { pair.manners(None) } else { Manners::default() };
     let openings: Vec<_> = known(mine)
         .zip(known(theirs))
         .take(pairs.min(pair.budget.openings.into()))
@@ -42,8 +33,8 @@ pub(super) fn plan(pair: &Pair, mine: &[u16], theirs: &[u16]) -> Plan {
         .map(|(((local, _), (_, port)), i)| Opening {
             local,
             remote: pair.towards(port),
-            after: start + NEXT_PAIR * i,
-            ttl,
+            after: manners.after + NEXT_PAIR * i,
+            ttl: manners.ttl,
         })
         .collect();
     if openings.is_empty() {

@@ -27,10 +27,13 @@ use punchtunnel::{
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-pub use self::pipes::Pipes;
 use self::{
     moves::{Move, moves, smallest},
     wires::{INITIATOR, RESPONDER, Wires},
+};
+pub use self::{
+    pipes::Pipes,
+    wires::{epoch_keys, established},
 };
 use crate::memory;
 

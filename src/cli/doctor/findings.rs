@@ -1,0 +1,339 @@
+//! An examination in sentences: what was found, what it means, what to do.
+
+use std::fmt;
+
+use punchtunnel::{
+    nat::{self, Counter, Filtering, Mapping, Model, Prediction, SimultaneousOpen, Unsolicited},
+    net::Examination,
+    punch::{Effort, Terms, expected_success},
+};
+use serde_json::{Value, json};
+
+/// From the probes to the instant, where a success is reckoned: what an attempt over ordinary distances
+/// takes.
+const WINDOW: std::time::Duration = std::time::Duration::from_millis(600);
+
+/// Foreign connections a second behind a NAT that counts, as an example: a carrier's in the evening.
+const BUSY: u32 = 50;
+
+/// How good it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// As it should be.
+    Ok,
+    /// Some connections will fail or take longer, or something is not known.
+    Warn,
+    /// No connection is possible.
+    Fail,
+}
+
+/// Something found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Finding {
+    /// How good it is.
+    pub(crate) level: Level,
+    /// What it is about: one word, the same in every version.
+    pub(crate) about: &'static str,
+    /// What was found, and what it means.
+    pub(crate) says: String,
+    /// What to do.
+    pub(crate) advice: Option<String>,
+}
+
+impl Finding {
+    pub(crate) fn new(level: Level, about: &'static str, says: impl Into<String>) -> Self {
+        Finding { level, about, says: says.into(), advice: None }
+    }
+
+    pub(crate) fn advise(mut self, advice: impl Into<String>) -> Self {
+        self.advice = Some(advice.into());
+        self
+    }
+
+    /// For `--json`.
+    pub(crate) fn json(&self) -> Value {
+        let level = match self.level {
+            Level::Ok => "ok",
+            Level::Warn => "warn",
+            Level::Fail => "fail",
+        };
+        json!({ "level": level, "about": self.about, "says": self.says, "advice": self.advice })
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let level = match self.level {
+            Level::Ok => "[ OK ]",
+            Level::Warn => "[WARN]",
+            Level::Fail => "[FAIL]",
+        };
+        write!(f, "{level} {}: {}", self.about, self.says)?;
+        match &self.advice {
+            Some(advice) => write!(f, "\n       -> {advice}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Everything that an examination says.
+pub(crate) fn all(found: &Examination, effort: Effort) -> Vec<Finding> {
+    let mut all = vec![udp(found)];
+    let (asked, answered) = found.probes;
+    let Some(prediction) = &found.prediction else {
+        let says =
+            format!("none of {asked} TCP connections to {} and its probe port was answered", found.server);
+        let port = found.server.port();
+        let advice = format!(
+            "check that \"punchtunnel rendezvous\" runs there and that its firewall lets TCP {port} and its probe port \
+             (7863) in; if others reach it, this network forbids connections to such ports"
+        );
+        all.push(Finding::new(Level::Fail, "tcp", says).advise(advice));
+        return all;
+    };
+    let level = if answered == asked { Level::Ok } else { Level::Warn };
+    all.push(Finding::new(level, "tcp", format!("{answered} of {asked} probes were answered")));
+    all.push(address(found, prediction));
+    all.extend([mapping(prediction), ports(found, prediction), filtering(found, prediction)]);
+    all.extend(unsolicited(prediction));
+    all.push(simultaneous_open(prediction));
+    all.extend([udp_mapping(found, prediction), hairpin(found)]);
+    all.push(verdict(found, prediction, effort));
+    all
+}
+
+/// Whether there is a kind of NAT to which a connection succeeds more often than not.
+pub(crate) fn is_possible(found: &Examination, effort: Effort) -> bool {
+    let chances = found.prediction.as_ref().map(|prediction| chances(prediction, effort));
+    chances.is_some_and(|chances| chances.iter().any(|(_, percent)| *percent >= 50))
+}
+
+/// Expected success in the first round, percent, with NATs of every kind on the other side.
+pub(crate) fn chances(mine: &Prediction, effort: Effort) -> [(&'static str, u8); 4] {
+    let mut theirs = mine.clone();
+    theirs.mapping = Mapping::AddressAndPortDependent;
+    theirs.filtering = Filtering::AddressAndPortDependent;
+    theirs.unsolicited = Unsolicited::Dropped;
+    theirs.simultaneous_open = SimultaneousOpen::Works;
+    let counter = Counter { next: 40_000, step: 1, jitter: 0, rate_centi: BUSY * 100, over_ms: 300 };
+    let band = Model::Band { low: 40_000, high: 40_255, size: 256, meet: 40_128 };
+    [
+        ("fixed", Model::Fixed { ports: vec![40_000; 16] }),
+        ("progression", Model::Progression(counter)),
+        ("band", band),
+        ("random", Model::Random),
+    ]
+    .map(|(name, model)| {
+        theirs.model = model;
+        (name, expected_success(mine, &theirs, &terms(effort)))
+    })
+}
+
+/// Terms of a first round.
+pub(crate) fn terms(effort: Effort) -> Terms {
+    Terms { initiator: true, round: 0, budget: effort.budget(), window: WINDOW, spent: 0 }
+}
+
+fn udp(found: &Examination) -> Finding {
+    match found.udp.observed.get(&found.server).or(found.udp.observed.values().next()) {
+        Some(seen) => Finding::new(Level::Ok, "udp", format!("{} answers; it sees {seen}", found.server)),
+        None => Finding::new(
+            Level::Warn,
+            "udp",
+            format!(
+                "{} does not answer UDP: the negotiation goes over TCP, which takes longer",
+                found.server
+            ),
+        )
+        .advise(format!(
+            "if it is meant to pass, let UDP to port {} out here and in at the server",
+            found.server.port()
+        )),
+    }
+}
+
+fn address(found: &Examination, prediction: &Prediction) -> Finding {
+    let address = prediction.address;
+    let says = match found.local {
+        _ if found.is_public() => format!("{address}, without a NAT"),
+        Some(local) => format!("{address}, behind a NAT; this computer itself has {local}"),
+        None => format!("{address}, behind a NAT"),
+    };
+    Finding::new(Level::Ok, "address", says)
+}
+
+fn mapping(prediction: &Prediction) -> Finding {
+    let says = match prediction.mapping {
+        Mapping::EndpointIndependent => {
+            "endpoint-independent: a port keeps its external port for all destinations"
+        }
+        Mapping::AddressDependent => "address-dependent: another external port for each destination address",
+        Mapping::AddressAndPortDependent => {
+            "address- and port-dependent: another external port for each destination"
+        }
+    };
+    Finding::new(Level::Ok, "mapping", says)
+}
+
+fn ports(found: &Examination, prediction: &Prediction) -> Finding {
+    if found.is_public() {
+        return Finding::new(Level::Ok, "ports", "as they are: there is no NAT");
+    }
+    let words = format!("the NAT {}", nat::describe(prediction, &found.punch_ports));
+    match &prediction.model {
+        Model::Fixed { .. } => Finding::new(Level::Ok, "ports", words),
+        Model::Progression(_) => {
+            Finding::new(Level::Ok, "ports", format!("{words}; the next ones can be predicted"))
+        }
+        Model::Band { .. } => Finding::new(Level::Warn, "ports", words).advise(
+            "connections to NATs that keep ports work; with others of this kind they depend on luck, and more so \
+             with --punch-effort high",
+        ),
+        Model::Random => Finding::new(Level::Warn, "ports", words).advise(
+            "only connections to NATs that keep ports work; a router's setting \"full cone\", \"NAT type open\" or \
+             a forwarded port (--punch-port) changes that",
+        ),
+    }
+}
+
+fn filtering(found: &Examination, prediction: &Prediction) -> Finding {
+    let one_address = found.from_address.is_none_or(|a| a == punchtunnel::wire::examine::Knocked::Unable);
+    let (level, says) = match prediction.filtering {
+        Filtering::EndpointIndependent => {
+            (Level::Ok, "endpoint-independent: once a port is open, anybody gets in")
+        }
+        Filtering::AddressDependent if one_address => (
+            Level::Ok,
+            "not by port: another port of the server got in (it has no second address to knock from)",
+        ),
+        Filtering::AddressDependent => {
+            (Level::Ok, "address-dependent: only addresses that were contacted get in")
+        }
+        Filtering::AddressAndPortDependent => {
+            (Level::Ok, "address- and port-dependent: only what was contacted gets in")
+        }
+        Filtering::Unknown => (Level::Warn, "not measured: the server did not knock (an older one, or busy)"),
+    };
+    Finding::new(level, "filtering", says)
+}
+
+fn unsolicited(prediction: &Prediction) -> Option<Finding> {
+    let moving = !matches!(prediction.model, Model::Fixed { .. });
+    let (level, says) = match prediction.unsolicited {
+        Unsolicited::Dropped => (Level::Ok, "dropped in silence, as it should be"),
+        Unsolicited::Reset if moving => (
+            Level::Warn,
+            "answered with a reset, and each new try gets another port: a SYN that comes early ends the other's try",
+        ),
+        Unsolicited::Reset => {
+            (Level::Warn, "answered with a reset: a SYN that comes early has to be repeated, which is done")
+        }
+        Unsolicited::Prohibited => (
+            Level::Warn,
+            "answered with an ICMP error: a SYN that comes early has to be repeated, which is done",
+        ),
+        // What gets in is not answered.
+        Unsolicited::Unknown => return None,
+    };
+    Some(Finding::new(level, "unsolicited SYN", says))
+}
+
+fn simultaneous_open(prediction: &Prediction) -> Finding {
+    let about = "simultaneous open";
+    match prediction.simultaneous_open {
+        SimultaneousOpen::Works => Finding::new(Level::Ok, about, "SYNs that cross make a connection"),
+        SimultaneousOpen::Blocked => Finding::new(
+            Level::Warn,
+            about,
+            "a firewall drops incoming SYNs even where an own one is on its way: connections work, except to \
+             networks that do the same",
+        )
+        .advise("let incoming TCP to fixed ports pass there, and use --punch-port with them"),
+        SimultaneousOpen::Unknown => {
+            let why = if matches!(prediction.model, Model::Fixed { .. }) {
+                "the server did not open (an older one, or busy)"
+            } else {
+                "the port of a single connection cannot be foretold exactly"
+            };
+            Finding::new(Level::Warn, about, format!("not measured: {why}"))
+        }
+    }
+}
+
+fn udp_mapping(found: &Examination, prediction: &Prediction) -> Finding {
+    let about = "udp mapping";
+    let beside = match found.udp.mapping() {
+        None => {
+            return Finding::new(
+                Level::Warn,
+                about,
+                "not measured: fewer than two ports of the server answered",
+            );
+        }
+        Some(mapping) if mapping == prediction.mapping => "as for TCP",
+        Some(_) => "unlike TCP",
+    };
+    match found.udp.mapping() {
+        Some(Mapping::EndpointIndependent) => Finding::new(
+            Level::Ok,
+            about,
+            format!("endpoint-independent, {beside}: the peers find each other"),
+        ),
+        _ => Finding::new(
+            Level::Warn,
+            about,
+            format!(
+                "dependent on the destination, {beside}: negotiations may go through the server, connections not"
+            ),
+        ),
+    }
+}
+
+fn hairpin(found: &Examination) -> Finding {
+    let says = match found.hairpin {
+        Some(true) => "works: two computers behind this NAT can use its public address",
+        Some(false) => "does not work; two computers behind this NAT meet inside the LAN",
+        None if found.is_public() => "not needed: there is no NAT",
+        None => "not measured: too few punch ports",
+    };
+    Finding::new(Level::Ok, "hairpin", says)
+}
+
+fn verdict(found: &Examination, prediction: &Prediction, effort: Effort) -> Finding {
+    let [fixed, progression, band, random] = chances(prediction, effort).map(|(_, percent)| percent);
+    let says = format!(
+        "expected in the first round: {fixed} % with NATs that keep ports, {progression} % with those that count, \
+         {band} % with those that draw from a block of 256, {random} % with random ones"
+    );
+    let level = if is_possible(found, effort) { Level::Ok } else { Level::Fail };
+    Finding::new(level, "direct connections", says)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_is_a_line_and_its_advice_another() {
+        let finding = Finding::new(Level::Warn, "ports", "random").advise("change the router");
+        assert_eq!(finding.to_string(), "[WARN] ports: random\n       -> change the router");
+        assert_eq!(finding.json()["level"], "warn");
+    }
+
+    #[test]
+    fn a_random_nat_reaches_those_that_keep_ports_and_no_others() {
+        let mine = Prediction {
+            address: [192, 0, 2, 7].into(),
+            model: Model::Random,
+            mapping: Mapping::AddressAndPortDependent,
+            filtering: Filtering::AddressAndPortDependent,
+            unsolicited: Unsolicited::Dropped,
+            simultaneous_open: SimultaneousOpen::Unknown,
+            confidence: 99,
+            fresh: None,
+        };
+        let [(_, fixed), (_, progression), _, (_, random)] = chances(&mine, Effort::Normal);
+        assert!(fixed >= 90, "{fixed}");
+        assert_eq!((progression, random), (0, 0));
+    }
+}

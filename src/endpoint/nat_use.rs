@@ -1,0 +1,97 @@
+//! What all sessions of an endpoint do to the one NAT that they share: mappings that they hold in it, and
+//! whose turn it is where one round's connections would spoil what another one has measured.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use super::PeerId;
+
+/// A NAT keeps a mapping that was never established for so long (RFC 5382: 4 min).
+const HELD: Duration = Duration::from_secs(240);
+
+/// Most entries that are remembered: rounds of all sessions in that time. Older ones are forgotten first.
+const MAX_ENTRIES: usize = 1024;
+
+/// Longest turn: a round that is not agreed on by then has lost its partner, and others wait.
+const LONGEST_TURN: Duration = Duration::from_secs(3);
+
+/// The NAT's uses.
+#[derive(Default)]
+pub(super) struct NatUse {
+    mappings: VecDeque<(Instant, usize)>,
+    /// Its ports move, so every connection disturbs the others.
+    moving: bool,
+    turn: Option<(PeerId, Instant)>,
+}
+
+impl NatUse {
+    /// So many connections were made, each to a destination of its own.
+    pub(super) fn made(&mut self, now: Instant, connections: usize) {
+        if connections > 0 {
+            if self.mappings.len() >= MAX_ENTRIES {
+                self.mappings.pop_front();
+            }
+            self.mappings.push_back((now, connections));
+        }
+    }
+
+    /// Mappings that are held for them.
+    pub(super) fn held(&self, now: Instant) -> u16 {
+        let held = self.mappings.iter().filter(|(at, _)| *at + HELD > now).map(|(_, count)| count);
+        u16::try_from(held.sum::<usize>()).unwrap_or(u16::MAX)
+    }
+
+    /// A prediction was made: do ports move?
+    pub(super) fn measured(&mut self, moving: bool) {
+        self.moving = moving;
+    }
+
+    /// A session wants to measure and open. `Err`: another one's turn lasts until then, at the longest.
+    pub(super) fn take_turn(&mut self, now: Instant, who: PeerId) -> Result<(), Instant> {
+        match self.turn {
+            Some((other, until)) if self.moving && other != who && until > now => Err(until),
+            _ => {
+                self.turn = Some((who, now + LONGEST_TURN));
+                Ok(())
+            }
+        }
+    }
+
+    /// The burst of a session leaves by then: after that, others may measure.
+    pub(super) fn turn_ends(&mut self, who: PeerId, at: Instant) {
+        if let Some((_, until)) = self.turn.as_mut().filter(|(whose, _)| *whose == who) {
+            *until = at.min(*until);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "virtual time has to begin somewhere")]
+    fn where_ports_move_sessions_take_turns_and_mappings_are_counted_until_they_are_forgotten() {
+        let now = Instant::now();
+        let (a, b) = (PeerId(1), PeerId(2));
+        let mut shared = NatUse::default();
+        assert_eq!(
+            (shared.take_turn(now, a), shared.take_turn(now, b)),
+            (Ok(()), Ok(())),
+            "nothing is known"
+        );
+        shared.measured(true);
+        assert_eq!(shared.take_turn(now, a), Err(now + LONGEST_TURN), "it is the other's turn");
+        assert_eq!(shared.take_turn(now, b), Ok(()));
+        let soon = now + Duration::from_millis(400);
+        shared.turn_ends(a, now);
+        shared.turn_ends(b, soon);
+        assert_eq!(shared.take_turn(now, a), Err(soon));
+        assert_eq!(shared.take_turn(soon, a), Ok(()));
+        shared.made(now, 16);
+        shared.made(soon, 100);
+        assert_eq!((shared.held(soon), shared.held(now + HELD), shared.held(soon + HELD)), (116, 100, 0));
+    }
+}

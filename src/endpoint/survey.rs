@@ -1,0 +1,304 @@
+//! The measuring half of a round: which probes leave when, and what their answers say about this side's
+//! NAT.
+//!
+//! ```text
+//!   first phase ──answers──▶ fixed: predicted
+//!                       └──▶ moving: second phase (spaced) ──answers──▶ predicted ──too old──▶ one more
+//! ```
+//!
+//! A mapping that stays is known after the first phase, one exchange with the server. One that moves
+//! takes a second phase, which shows how fast. A counter's base that has grown old before the instant is
+//! agreed is refreshed by one last probe.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use super::{Outbox, Output, PortsId};
+use crate::{
+    nat::{self, Model, Observation, Prediction},
+    wire::{
+        peer::MAX_PREDICTIONS,
+        probe::{MAX_BATCH, ProbeAnswer, ProbeQuestion},
+    },
+};
+
+/// Longest wait for the answers of a phase. A SYN that was lost is repeated after 1 s.
+const PROBE_LIMIT: Duration = Duration::from_secs(3);
+
+/// After the first answer the others have half as long again as it took, and at least this: a lost SYN
+/// must not hold up the round, a late one must count.
+const PROBE_GRACE: Duration = Duration::from_millis(25);
+
+/// A counter's base is measured once more when it is this old, and older than several exchanges with the
+/// server: one that is agreed on at once is younger, and a last probe would only delay it.
+const OLD: Duration = Duration::from_millis(500);
+
+/// Those exchanges.
+const OLD_EXCHANGES: u32 = 3;
+
+/// Number of the last probe: see [`nat::last_probe`].
+const LAST: u8 = MAX_BATCH - 1;
+
+/// The probes of a round.
+pub(super) struct Survey {
+    ports: PortsId,
+    begun: Instant,
+    batch: [u8; 16],
+    servers: Vec<SocketAddr>,
+    v4: Vec<u16>,
+    v6: Vec<u16>,
+    probes: BTreeMap<u8, Probe>,
+    /// Those of the second phase that have not left yet.
+    due: VecDeque<(Instant, u8)>,
+    second: bool,
+    /// An exchange with the server takes this long: until the first answer.
+    exchange: Option<Duration>,
+    /// When the last probe of a batch left: what a counter's base and the age of a prediction count from.
+    last_left: Instant,
+    /// When the last probe of all left, and whether its answer has been made use of.
+    refresh: Option<(Instant, bool)>,
+    /// What came of it.
+    mine: Option<Vec<Prediction>>,
+    /// The same, refreshed.
+    moved: Option<Vec<Prediction>>,
+}
+
+/// A probe and what came of it.
+struct Probe {
+    /// Its number among those of its address family.
+    number: u8,
+    local: u16,
+    local_port: u16,
+    server: SocketAddr,
+    answer: Option<Option<ProbeAnswer>>,
+}
+
+impl Survey {
+    /// Sends the probes of the first phase. `v4` and `v6` are the punch ports by index.
+    pub(super) fn begin(
+        now: Instant,
+        ports: PortsId,
+        (v4, v6): (Vec<u16>, Vec<u16>),
+        servers: &[SocketAddr],
+        batch: [u8; 16],
+        out: &mut Outbox,
+    ) -> Self {
+        let mut survey = Survey {
+            ports,
+            begun: now,
+            batch,
+            servers: servers.to_vec(),
+            v4,
+            v6,
+            probes: BTreeMap::new(),
+            due: VecDeque::new(),
+            second: false,
+            exchange: None,
+            last_left: now,
+            refresh: None,
+            mine: None,
+            moved: None,
+        };
+        for is_v4 in [true, false] {
+            let count = survey.locals(is_v4).len() as u16;
+            for probe in nat::probe_batch(count, &survey.servers_of(is_v4)) {
+                survey.add(probe);
+            }
+        }
+        let count = survey.probes.len() as u8;
+        for number in 0..count {
+            survey.send(number, count, out);
+        }
+        survey.conclude(now, out);
+        survey
+    }
+
+    fn locals(&self, is_v4: bool) -> &[u16] {
+        if is_v4 { &self.v4 } else { &self.v6 }
+    }
+
+    fn servers_of(&self, is_v4: bool) -> Vec<SocketAddr> {
+        self.servers.iter().copied().filter(|server| server.is_ipv4() == is_v4).collect()
+    }
+
+    /// Notes a probe under the next number that no other one has, as long as there is one.
+    fn add(&mut self, probe: nat::Probe) -> Option<u8> {
+        let free = self.probes.keys().copied().filter(|key| *key != LAST).max().map_or(0, |key| key + 1);
+        let key = if probe.number == LAST { LAST } else { free };
+        let local_port = self.locals(probe.server.is_ipv4()).get(usize::from(probe.local)).copied()?;
+        let nat::Probe { number, local, server, .. } = probe;
+        if free >= LAST || self.probes.contains_key(&key) {
+            return None;
+        }
+        self.probes.insert(key, Probe { number, local, local_port, server, answer: None });
+        Some(key)
+    }
+
+    fn send(&self, key: u8, count: u8, out: &mut Outbox) {
+        let Some(probe) = self.probes.get(&key) else { return };
+        let Probe { local, local_port, server, .. } = *probe;
+        let question =
+            ProbeQuestion { batch: self.batch, number: key, count, local: local as u8, local_port };
+        out.push_back(Output::Probe { ports: self.ports, number: key, local, server, question });
+    }
+
+    /// A probe was answered, or failed.
+    pub(super) fn probed(&mut self, now: Instant, key: u8, answer: Option<ProbeAnswer>, out: &mut Outbox) {
+        let Some(probe) = self.probes.get_mut(&key) else { return };
+        if answer.is_some() {
+            self.exchange.get_or_insert(now.saturating_duration_since(self.begun));
+        }
+        probe.answer.get_or_insert(answer);
+        self.conclude(now, out);
+        self.refreshed();
+    }
+
+    /// How long the answers of a probe may take.
+    fn patience(&self) -> Duration {
+        self.exchange
+            .map_or(PROBE_LIMIT, |exchange| PROBE_LIMIT.min(exchange + PROBE_GRACE.max(exchange / 2)))
+    }
+
+    /// When [`conclude`](Self::conclude) is to be called again.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        if self.mine.is_some() {
+            return None;
+        }
+        let phase_over = self.last_left + self.patience();
+        Some(self.due.front().map_or(phase_over, |(at, _)| *at))
+    }
+
+    /// Sends what is due. Goes on to the second phase, or makes the prediction, when all answers are in,
+    /// or when it is time to do without the rest.
+    pub(super) fn conclude(&mut self, now: Instant, out: &mut Outbox) {
+        while let Some(&(_, key)) = self.due.front().filter(|(at, _)| *at <= now) {
+            self.due.pop_front();
+            self.last_left = now;
+            self.send(key, MAX_BATCH, out);
+        }
+        let complete = self.due.is_empty() && self.probes.values().all(|p| p.answer.is_some());
+        let complete = complete && !self.probes.is_empty();
+        if self.mine.is_some() || !(complete || self.deadline().is_some_and(|at| at <= now)) {
+            return;
+        }
+        if !std::mem::replace(&mut self.second, true) && self.go_on(now) {
+            return;
+        }
+        let predictions = [true, false].into_iter().filter_map(|is_v4| {
+            let observations: Vec<Observation> = self.observations(is_v4).collect();
+            nat::predict(&observations, self.locals(is_v4))
+        });
+        self.mine = Some(predictions.take(MAX_PREDICTIONS).collect());
+    }
+
+    /// The second phase, where there is something to be found by it.
+    fn go_on(&mut self, now: Instant) -> bool {
+        for is_v4 in [true, false] {
+            let observations: Vec<Observation> = self.observations(is_v4).collect();
+            let more = nat::probe_more(&observations, self.locals(is_v4), &self.servers_of(is_v4));
+            for probe in more {
+                if let Some(key) = self.add(probe) {
+                    self.due.push_back((now + probe.after, key));
+                }
+            }
+        }
+        self.due.make_contiguous().sort_unstable();
+        !self.due.is_empty()
+    }
+
+    fn observations(&self, is_v4: bool) -> impl Iterator<Item = Observation> {
+        self.probes.iter().filter(move |(key, p)| p.server.is_ipv4() == is_v4 && **key != LAST).filter_map(
+            |(_, probe)| {
+                let answer = probe.answer.as_ref()?.as_ref()?;
+                Some(probe.observation(answer))
+            },
+        )
+    }
+
+    /// Measures a counter's base once more, where it has grown old. Answers whether the result is worth
+    /// waiting for.
+    pub(super) fn keep_fresh(&mut self, now: Instant, out: &mut Outbox) -> bool {
+        if let Some((left, used)) = self.refresh {
+            return !used && now < left + self.patience();
+        }
+        let counted = |p: &&Prediction| matches!(p.model, Model::Progression(_));
+        let counter = self.mine.iter().flatten().find(counted).map(|p| p.address.is_ipv4());
+        let old = self.old_at().is_some_and(|at| at <= now);
+        let Some(is_v4) = counter.filter(|_| old) else { return false };
+        let locals = self.locals(is_v4).len() as u16;
+        let last = nat::last_probe(locals, &self.servers_of(is_v4));
+        let Some(key) = last.and_then(|probe| self.add(probe)) else { return false };
+        self.refresh = Some((now, false));
+        self.send(key, MAX_BATCH, out);
+        true
+    }
+
+    /// When a counter's base is old.
+    fn old_at(&self) -> Option<Instant> {
+        Some(self.last_left + OLD.max(self.exchange? * OLD_EXCHANGES))
+    }
+
+    /// When [`keep_fresh`](Self::keep_fresh) has something else to say.
+    pub(super) fn fresh_until(&self) -> Option<Instant> {
+        match self.refresh {
+            Some((left, false)) => Some(left + self.patience()),
+            Some(_) => None,
+            None => {
+                let counted = |p: &Prediction| matches!(p.model, Model::Progression(_));
+                self.old_at().filter(|_| self.mine.iter().flatten().any(counted))
+            }
+        }
+    }
+
+    fn refreshed(&mut self) {
+        let Some((left, used @ false)) = &mut self.refresh else { return };
+        let Some(probe) = self.probes.get(&LAST) else { return };
+        let Some(answer) = &probe.answer else { return };
+        *used = true;
+        let (Some(answer), Some(mine)) = (answer, &self.mine) else { return };
+        let observation = probe.observation(answer);
+        let elapsed = left.saturating_duration_since(self.last_left);
+        self.moved = Some(mine.iter().map(|p| nat::refresh(p, &observation, elapsed)).collect());
+    }
+
+    /// The predictions, as they are sent, once they are there.
+    pub(super) fn predictions(&self) -> Option<&[Prediction]> {
+        self.mine.as_deref()
+    }
+
+    /// The predictions, refreshed since; once.
+    pub(super) fn take_moved(&mut self) -> Option<Vec<Prediction>> {
+        self.moved.take()
+    }
+
+    /// How old the predictions are.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.last_left)
+    }
+
+    /// External addresses that this side was seen to have.
+    pub(super) fn seen(&self) -> impl Iterator<Item = SocketAddr> {
+        self.probes.values().filter_map(|p| p.answer.as_ref()?.as_ref()).map(|answer| answer.observed)
+    }
+
+    /// Connections made so far: each has a mapping in the NAT.
+    pub(super) fn connections(&self) -> usize {
+        self.probes.len() - self.due.len()
+    }
+}
+
+impl Probe {
+    fn observation(&self, answer: &ProbeAnswer) -> Observation {
+        Observation {
+            number: self.number,
+            local: self.local,
+            local_port: self.local_port,
+            server: self.server,
+            observed: answer.observed,
+            at_us: answer.at_us,
+        }
+    }
+}
