@@ -17,6 +17,7 @@ mod attempt;
 mod bases;
 mod candidates;
 mod client;
+mod connections;
 #[cfg(test)]
 mod hardships;
 mod host;
@@ -24,6 +25,7 @@ mod io;
 mod kept;
 mod line;
 mod nat_use;
+mod openings;
 mod peer;
 mod round;
 mod survey;
@@ -43,9 +45,10 @@ use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 pub use io::*;
 
 use self::{
+    connections::Completed,
     line::{Line, Parcel, Relation},
     nat_use::NatUse,
-    peer::{Completed, Env, Peer},
+    peer::{Env, Peer},
 };
 use crate::{
     punch::Budget,
