@@ -178,7 +178,7 @@ impl Peer {
         let (Some(mine), Some(theirs)) = (round.mine(), round.theirs()) else { return };
         let digest = nat::digest(mine, theirs);
         let id = round.id;
-        let (budget, window_ms) = round.agree(now, lead, env.budget);
+        let (budget, window_ms) = round.agree(now, lead, self.line.budget(env.budget));
         let window = Duration::from_millis(window_ms.into());
         let spent = env.nat.held(now);
         let plan = match round.plan(&Terms { initiator: true, round: id.round, budget, window, spent }) {

@@ -179,8 +179,9 @@ impl Peer {
         if self.closing.is_some() || self.gone {
             return;
         }
+        let budget = self.line.budget(env.budget);
         if let Some(round) = &mut self.round
-            && let Some(message) = round.advance(now, self.id, (env.server, env.budget), env.out)
+            && let Some(message) = round.advance(now, self.id, (env.server, budget), env.out)
         {
             if let PeerMessage::Predicted { predictions, .. } = &message {
                 env.nat.measured(predictions);
