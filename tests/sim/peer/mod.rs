@@ -61,7 +61,8 @@ pub struct Peer {
     sets: BTreeMap<PortsId, Vec<u16>>,
     conns: BTreeMap<ConnId, SockId>,
     orders: BTreeMap<(Instant, u64), Order>,
-    next_port: u16,
+    /// The last port given away, and the way to the next one.
+    next_port: [u16; 2],
     count: u64,
     /// How late the machine is where it is to do something at an instant.
     late: Duration,
@@ -113,8 +114,7 @@ impl Peer {
             sets: BTreeMap::new(),
             conns: BTreeMap::new(),
             orders: BTreeMap::new(),
-            // Punch ports come from the range that Linux gives away, each seed elsewhere.
-            next_port: 32_768 + (seed % 20_000) as u16,
+            next_port: sockets::ports(seed),
             count: 0,
             late,
         }
