@@ -43,6 +43,9 @@ const LATEST: Duration = Duration::from_millis(320);
 /// After this much silence on the line an attempt asks for a new introduction.
 const SILENT: Duration = Duration::from_secs(4);
 
+/// Why a pair of firewalls is hopeless, where this side's was known too late to be planned with.
+const BOTH_STRICT: &str = "both firewalls drop the other side's SYN even when both open at once";
+
 /// An agreed instant, and what this side does at it.
 pub(super) struct Agreed {
     pub(super) id: RoundId,
@@ -174,6 +177,17 @@ impl Peer {
         let Some(round) = &mut self.round else { return };
         if round.waits(now, env.out) {
             return;
+        }
+        self.crossing_until = None;
+        match round.is_strict(now, env.examined) {
+            Ok(false) => {}
+            Ok(true) => {
+                if let Err(why) = round.give_up(now, BOTH_STRICT.into()) {
+                    self.hopeless(now, why, env);
+                }
+                return;
+            }
+            Err(until) => return self.crossing_until = Some(until),
         }
         let (Some(mine), Some(theirs)) = (round.mine(), round.theirs()) else { return };
         let digest = nat::digest(mine, theirs);

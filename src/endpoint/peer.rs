@@ -14,6 +14,7 @@ use super::{
     ConnId, Event, OpenFailure, Outbox, Output, PeerId, PortsId,
     attempt::{ATTEMPT, PREPARE, refusal},
     candidates::{Candidates, Nominated},
+    examination::Examinations,
     host::PROOF,
     kept::Kept,
     line::Line,
@@ -47,6 +48,7 @@ pub(super) struct Env<'a> {
     /// What a round may spend.
     pub(super) budget: Budget,
     pub(super) nat: &'a mut NatUse,
+    pub(super) examined: &'a mut Examinations,
     pub(super) out: &'a mut Outbox,
 }
 
@@ -96,6 +98,8 @@ pub(super) struct Peer {
     pub(super) attempt_began: Instant,
     pub(super) failures: u32,
     pub(super) retry: Option<Instant>,
+    /// A round waits for a crossing until then at the longest.
+    pub(super) crossing_until: Option<Instant>,
     pub(super) closing: Option<Instant>,
     gone: bool,
 }
@@ -133,6 +137,7 @@ impl Peer {
             attempt_began: now,
             failures: 0,
             retry: None,
+            crossing_until: None,
             closing: None,
             gone: false,
         }
@@ -178,10 +183,15 @@ impl Peer {
         if self.closing.is_some() || self.gone {
             return;
         }
+        if let Some(round) = &mut self.round {
+            round.conclude(now, env.out);
+            round.complete(env.examined);
+        }
         if let Some(round) = &mut self.round
             && let Some(message) = round.advance(now, self.id, (env.server, env.budget), env.out)
         {
             if matches!(message, PeerMessage::Predicted { .. }) {
+                env.examined.measured(now, round.mine().unwrap_or_default(), env.out);
                 env.nat.measured(round.is_disturbed());
                 env.nat.made(now, round.connections());
             }
@@ -496,6 +506,7 @@ impl Peer {
             retired,
             self.losers_at(),
             self.retry,
+            self.crossing_until,
             closing,
             proof,
             self.line.poll_timeout(),

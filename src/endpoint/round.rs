@@ -13,9 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Event, OpenFailure, Outbox, Output, PeerId, PortsId, bases, survey::Survey};
+use super::{
+    Event, OpenFailure, Outbox, Output, PeerId, PortsId, bases, examination::Examinations, survey::Survey,
+};
 use crate::{
-    nat::{Model, Prediction},
+    nat::{Model, Prediction, SimultaneousOpen},
     punch::{
         Budget, FIRST_PORTS, Opening, Plan, Terms, Verdict, budget, plan,
         schedule::{OPENING_WINDOW, ROUND},
@@ -182,6 +184,33 @@ impl Round {
         if let Some(survey) = &mut self.survey {
             survey.conclude(now, out);
         }
+    }
+
+    /// Adds to this side's predictions what is known of the NAT beside its ports, as long as they are not
+    /// sent.
+    pub(super) fn complete(&mut self, examined: &Examinations) {
+        if let Some(survey) = self.survey.as_mut().filter(|_| !self.told) {
+            examined.complete(survey.predictions_mut());
+        }
+    }
+
+    /// Whether both sides drop SYNs that cross in every address family that they share, by what is known
+    /// now. `Err`: this side's crossing is under way, and worth waiting for until then.
+    pub(super) fn is_strict(&self, now: Instant, examined: &Examinations) -> Result<bool, Instant> {
+        let (mine, theirs) = (self.mine().unwrap_or_default(), self.theirs().unwrap_or_default());
+        let mut shared = theirs
+            .iter()
+            .filter(|t| mine.iter().any(|m| m.address.is_ipv4() == t.address.is_ipv4()))
+            .peekable();
+        let is_shared = shared.peek().is_some();
+        for theirs in shared {
+            let is_strict = theirs.simultaneous_open == SimultaneousOpen::Blocked
+                && examined.crossing(now, theirs.address.is_ipv4())? == SimultaneousOpen::Blocked;
+            if !is_strict {
+                return Ok(false);
+            }
+        }
+        Ok(is_shared)
     }
 
     /// This side's predictions, once it has them, as they are sent.

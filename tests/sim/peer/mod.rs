@@ -231,6 +231,10 @@ impl Peer {
                     Err(_) => self.tell(io, Input::Probed { ports, number, answer: None }),
                 }
             }
+            // The server of this world opens to nobody.
+            Output::Favour { ports, favour, .. } => {
+                self.tell(io, Input::Favour { ports, favour, answer: None });
+            }
             Output::Listen { ports, local } => {
                 if let Some(port) = self.punch_port(ports, local) {
                     self.listening.insert(port, ports);
