@@ -130,6 +130,7 @@ impl Endpoint {
             probe_servers,
             server: address,
             budget,
+            hints,
             nat,
             examined,
             out,
@@ -140,7 +141,8 @@ impl Endpoint {
         let Part::Client(asking) = part else { return };
         if lonely && asking.early.is_none() {
             let (server, budget) = (*address, *budget);
-            let mut env = Env { key, rng, next_ports, probe_servers, server, budget, nat, examined, out };
+            let mut env =
+                Env { key, rng, next_ports, probe_servers, server, budget, hints, nat, examined, out };
             asking.early = Some(env.round(now, FIRST));
         }
         // The server was asked over a family that gets no answer, and answers over another one.

@@ -11,6 +11,7 @@ use std::{
 use bytes::BytesMut;
 
 use crate::{
+    identity::Network,
     nat::Prediction,
     punch::Effort,
     secure::{EpochKeys, EstablishedLink, Psk, PublicKey, StaticKey},
@@ -37,9 +38,20 @@ pub struct Settings {
     pub role: Role,
     /// How much an attempt to connect may spend.
     pub effort: Effort,
+    /// What worked before between this side's networks and the host (a client's); tried first.
+    pub hints: Vec<Hint>,
     /// Whether the server is asked what the NAT does with SYNs from outside ([`Output::Favour`]). It takes
     /// four punch ports more, for some seconds.
     pub examine: bool,
+}
+
+/// From a network of this side's, rounds of a kind have worked ([`Event::Opening`] names it).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hint {
+    /// This side's public network.
+    pub network: Network,
+    /// The kind.
+    pub variant: u8,
 }
 
 /// What an endpoint is.
@@ -439,6 +451,8 @@ pub enum Event {
         peer: PeerId,
         /// The round.
         id: RoundId,
+        /// Its kind, from 0: what to remember where a connection comes of it ([`Hint`]).
+        variant: u8,
         /// Time to the instant.
         lead: Duration,
         /// Connections that this side will open.

@@ -75,6 +75,7 @@ pub struct Endpoint {
     next_peer: u64,
     next_ports: u64,
     budget: Budget,
+    hints: Vec<Hint>,
     nat: NatUse,
     examined: Examinations,
     out: Outbox,
@@ -90,7 +91,7 @@ enum Part {
 impl Endpoint {
     /// Sets an endpoint up; it begins by itself. `seed` is 32 fresh random bytes.
     pub fn new(now: Instant, seed: [u8; 32], settings: Settings) -> Self {
-        let Settings { key, servers, server_key, probe_servers, role, effort, examine } = settings;
+        let Settings { key, servers, server_key, probe_servers, role, effort, hints, examine } = settings;
         let mut rng = StdRng::from_seed(seed);
         let node = rng.random();
         let server = servers.first().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), SocketAddr::ip);
@@ -116,6 +117,7 @@ impl Endpoint {
             next_peer: 0,
             next_ports: 0,
             budget: effort.budget(),
+            hints,
             nat: NatUse::default(),
             examined: Examinations::new(examine, is_host),
             out: VecDeque::new(),
@@ -439,9 +441,11 @@ impl Endpoint {
     }
 
     fn with_peer(&mut self, id: PeerId, run: impl FnOnce(&mut Peer, &mut Env)) {
-        let Endpoint { key, rng, next_ports, probe_servers, server, budget, nat, examined, out, .. } = self;
+        let Endpoint {
+            key, rng, next_ports, probe_servers, server, budget, hints, nat, examined, out, ..
+        } = self;
         let (server, budget) = (*server, *budget);
-        let mut env = Env { key, rng, next_ports, probe_servers, server, budget, nat, examined, out };
+        let mut env = Env { key, rng, next_ports, probe_servers, server, budget, hints, nat, examined, out };
         if let Some(peer) = self.peers.get_mut(&id) {
             run(peer, &mut env);
         }

@@ -11,7 +11,7 @@ use std::{
 use rand::{Rng, RngExt, rngs::StdRng};
 
 use super::{
-    ConnId, Event, OpenFailure, Outbox, Output, PeerId, PortsId,
+    ConnId, Event, Hint, OpenFailure, Outbox, Output, PeerId, PortsId,
     attempt::{ATTEMPT, PREPARE, refusal},
     candidates::{Candidates, Nominated},
     examination::Examinations,
@@ -47,6 +47,8 @@ pub(super) struct Env<'a> {
     pub(super) server: IpAddr,
     /// What a round may spend.
     pub(super) budget: Budget,
+    /// What worked from which network.
+    pub(super) hints: &'a [Hint],
     pub(super) nat: &'a mut NatUse,
     pub(super) examined: &'a mut Examinations,
     pub(super) out: &'a mut Outbox,
@@ -89,6 +91,10 @@ pub(super) struct Peer {
     links: u32,
     /// The direct path that was told of last.
     hole: Option<SocketAddr>,
+    /// Both sides wait for what comes of their openings, and have nothing to say until then.
+    pub(super) quiet_until: Option<Instant>,
+    /// The kind of round that worked last in this session, from this place.
+    pub(super) worked: Option<u8>,
     /// The round that was begun last.
     pub(super) last: RoundId,
     /// When the latest rounds were prepared (responder only).
@@ -131,6 +137,8 @@ impl Peer {
             newest: 0,
             links: 0,
             hole: None,
+            quiet_until: None,
+            worked: None,
             last: RoundId { attempt: 0, round: 0 },
             prepared: Vec::new(),
             deferred: None,
@@ -237,7 +245,11 @@ impl Peer {
             return;
         }
         match message {
-            PeerMessage::Ping { .. } | PeerMessage::Pong { .. } | PeerMessage::Started { .. } => {}
+            PeerMessage::Ping { .. } | PeerMessage::Pong { .. } => {}
+            PeerMessage::Started { id } => {
+                let round = self.round.as_ref().filter(|round| round.id == id);
+                self.quiet_until = round.and_then(Round::end).or(self.quiet_until);
+            }
             PeerMessage::Prepare { id } if !self.initiator => self.prepare(now, id, env),
             PeerMessage::Predicted { id, predictions, lan, age_ms, budget } => {
                 let age = self.line.rtt(now).unwrap_or_default() / 2 + Duration::from_millis(age_ms.into());
@@ -299,6 +311,7 @@ impl Peer {
     /// want of a network may succeed.
     pub(super) fn network_changed(&mut self, now: Instant, env: &mut Env) {
         self.line.handle_network_change(now);
+        self.worked = None;
         if self.initiator && self.link.is_none() && self.newest > 0 && self.closing.is_none() {
             self.failures = 0;
             self.begin_attempt(now, env);
@@ -307,6 +320,7 @@ impl Peer {
 
     fn unlinked(&mut self, now: Instant, env: &mut Env) {
         self.link = None;
+        self.quiet_until = None;
         self.failures = 0;
         if self.initiator {
             self.begin_attempt(now, env);
@@ -481,6 +495,11 @@ impl Peer {
         env.nat.turn_ends(self.id, now);
         self.failures = 0;
         self.retry = None;
+        if !lan {
+            let round = self.rounds().find(|round| round.ports == ports);
+            let worked = round.map(|round| round.variant);
+            self.worked = worked;
+        }
         let took = now.saturating_duration_since(since);
         let (peer, rtt, links) = (self.id, self.line.rtt(now), self.links);
         env.out.push_back(Output::Link { peer, conn, link, surplus });

@@ -46,6 +46,8 @@ const MOST_REPETITIONS: u16 = FIRST_PORTS / PORTS_A_REPETITION as u16 - 1;
 pub(super) struct Round {
     pub(super) id: RoundId,
     pub(super) ports: PortsId,
+    /// Its kind, once it is agreed.
+    pub(super) variant: u8,
     begun: Instant,
     has_v4: bool,
     has_v6: bool,
@@ -103,6 +105,7 @@ impl Round {
         Round {
             id,
             ports,
+            variant: 0,
             begun: now,
             has_v4: false,
             has_v6: false,

@@ -255,3 +255,37 @@ fn an_examination_holds_up_nobody() {
     };
     assert_eq!(took(&mut with), took(&mut without));
 }
+
+#[test]
+fn what_worked_from_this_network_is_tried_first_and_then_the_others() {
+    let kinds = |hint: &str, rounds: usize| -> Vec<u8> {
+        let mut world = World::new(30);
+        let network = crate::identity::Network::of(hint.parse().expect("an address"));
+        world.hints = vec![Hint { network, variant: 2 }];
+        world.tcp = false;
+        world.host();
+        world.client(Some(key(1).public()), None);
+        world.run(Duration::from_secs(60), |w| w.kinds(HOST).len() >= rounds);
+        assert_eq!(world.kinds(CLIENT), world.kinds(HOST), "both plan the same kind");
+        world.kinds(CLIENT)
+    };
+    // After an attempt that brought nothing, what worked once is forgotten.
+    assert_eq!(kinds("198.51.100.200", 5), [2, 0, 1, 3, 0]);
+    assert_eq!(kinds("203.0.113.1", 4), [0, 1, 2, 3], "another network");
+}
+
+#[test]
+fn the_kind_of_round_that_made_the_link_makes_the_next_one() {
+    let mut world = World::new(30);
+    world.tcp = false;
+    world.host();
+    world.client(Some(key(1).public()), None);
+    assert!(world.run(Duration::from_secs(30), |w| w.kinds(CLIENT).len() == 2), "{}", world.story());
+    world.tcp = true;
+    assert!(world.run(Duration::from_secs(30), |w| w.both_linked(1)), "{}", world.story());
+    let peer = world.peer(CLIENT);
+    let epoch = world.links.iter().find(|l| l.0 == CLIENT).expect("linked").2.epoch;
+    world.tell(CLIENT, Input::LinkLost { peer, epoch });
+    assert!(world.run(Duration::from_secs(30), |w| w.both_linked(2)), "{}", world.story());
+    assert_eq!(world.kinds(CLIENT)[..3], [0, 1, 1]);
+}

@@ -65,6 +65,8 @@ pub(super) struct World {
     pub(super) datagrams: usize,
     /// What the server finds when it opens towards each side; `None` where a side does not ask.
     pub(super) nats: [Option<Answers>; 2],
+    /// What the client remembers.
+    pub(super) hints: Vec<Hint>,
     /// Connections that each side was to open.
     pub(super) connects: [usize; 2],
     /// Sets of punch ports that are bound.
@@ -107,6 +109,7 @@ impl World {
             lost: Box::new(|_| false),
             datagrams: 0,
             nats: [None, None],
+            hints: Vec::new(),
             connects: [0, 0],
             bound: std::collections::BTreeSet::new(),
         }
@@ -127,6 +130,7 @@ impl World {
             ],
             role,
             effort: crate::punch::Effort::default(),
+            hints: self.hints.clone(),
             examine: self.nats[who].is_some(),
         };
         self.endpoints[who] = Some(Endpoint::new(self.now, seed, settings));
@@ -328,6 +332,15 @@ impl World {
 
     pub(super) fn heard(&self, who: usize, wanted: impl Fn(&Event) -> bool) -> bool {
         self.events.iter().any(|(whose, _, event)| *whose == who && wanted(event))
+    }
+
+    /// Kinds of the rounds that a side opened.
+    pub(super) fn kinds(&self, who: usize) -> Vec<u8> {
+        let kind = |(whose, _, event): &(usize, Duration, Event)| match event {
+            Event::Opening { variant, .. } if *whose == who => Some(*variant),
+            _ => None,
+        };
+        self.events.iter().filter_map(kind).collect()
     }
 
     pub(super) fn peer(&self, who: usize) -> PeerId {

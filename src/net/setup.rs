@@ -74,7 +74,8 @@ impl Common {
         }
         // Where there are few ports, probes need all of them.
         let examine = self.punch_ports.as_ref().is_none_or(|range| range.len() >= ENOUGH_TO_EXAMINE);
-        Ok(Settings { key, servers, server_key, probe_servers, effort: self.effort, examine, role })
+        let (effort, hints) = (self.effort, Vec::new());
+        Ok(Settings { key, servers, server_key, probe_servers, effort, hints, examine, role })
     }
 
     /// Addresses of the server, one for each family, and of all that are probed.

@@ -253,6 +253,7 @@ impl Scene {
             probe_servers: PORTS.map(|port| SocketAddr::new(self.server_addr.ip(), port)).to_vec(),
             role,
             effort: Effort::default(),
+            hints: Vec::new(),
             examine: false,
         }
     }
