@@ -17,6 +17,7 @@ mod attempt;
 mod bases;
 mod candidates;
 mod client;
+mod connections;
 mod examination;
 #[cfg(test)]
 mod hardships;
@@ -25,6 +26,7 @@ mod io;
 mod kept;
 mod line;
 mod nat_use;
+mod openings;
 mod peer;
 mod round;
 mod survey;
@@ -44,10 +46,11 @@ use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 pub use self::{examination::Answers, io::*};
 
 use self::{
+    connections::Completed,
     examination::Examinations,
     line::{Line, Parcel, Relation},
     nat_use::NatUse,
-    peer::{Completed, Env, Peer},
+    peer::{Env, Peer},
 };
 use crate::{
     punch::Budget,

@@ -1,7 +1,7 @@
 //! One other peer: the line to it, the attempts to reach it, the link that came of them.
 //!
-//! What this room decides: when the session begins and ends, which connection is its link, and what to do
-//! with each message. How an attempt goes is [`super::attempt`]'s.
+//! What this room decides: when the session begins and ends, and what to do with each message. How an attempt
+//! goes is [`super::attempt`]'s, which connection is the link [`super::connections`]'.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -11,9 +11,9 @@ use std::{
 use rand::{Rng, RngExt, rngs::StdRng};
 
 use super::{
-    ConnId, Event, Hint, OpenFailure, Outbox, Output, PeerId, PortsId,
+    Event, Hint, Outbox, Output, PeerId, PortsId,
     attempt::{ATTEMPT, PREPARE, refusal},
-    candidates::{Candidates, Nominated},
+    candidates::Candidates,
     examination::Examinations,
     host::PROOF,
     kept::Kept,
@@ -22,7 +22,7 @@ use super::{
     round::Round,
 };
 use crate::{
-    punch::{Budget, budget},
+    punch::Budget,
     secure::{EpochKeys, PublicKey, StaticKey},
     wire::{
         peer::{Goodbye, PeerMessage, RoundId, StartRefusal},
@@ -84,11 +84,11 @@ pub(super) struct Peer {
     pub(super) repeat_due: bool,
     pub(super) retired: Vec<(PortsId, Instant)>,
     pub(super) candidates: Candidates,
-    epoch: u32,
+    pub(super) epoch: u32,
     pub(super) link: Option<u32>,
     /// The newest link that there ever was.
-    newest: u32,
-    links: u32,
+    pub(super) newest: u32,
+    pub(super) links: u32,
     /// The direct path that was told of last.
     hole: Option<SocketAddr>,
     /// Both sides wait for what comes of their openings, and have nothing to say until then.
@@ -369,17 +369,12 @@ impl Peer {
     }
 
     /// The round that goes on, and the one that the link came of.
-    fn rounds(&self) -> impl Iterator<Item = &Round> {
+    pub(super) fn rounds(&self) -> impl Iterator<Item = &Round> {
         self.round.iter().chain(self.kept.iter().map(|kept| &kept.round))
     }
 
-    fn rounds_mut(&mut self) -> impl Iterator<Item = &mut Round> {
+    pub(super) fn rounds_mut(&mut self) -> impl Iterator<Item = &mut Round> {
         self.round.iter_mut().chain(self.kept.iter_mut().map(|kept| &mut kept.round))
-    }
-
-    /// Has this connection.
-    pub(super) fn holds(&self, conn: ConnId) -> bool {
-        self.candidates.holds(conn)
     }
 
     pub(super) fn bound(
@@ -421,92 +416,6 @@ impl Peer {
         self.advance(now, env);
     }
 
-    pub(super) fn connect_failed(
-        &mut self,
-        now: Instant,
-        (ports, opening): (PortsId, u32),
-        why: &OpenFailure,
-        env: &mut Env,
-    ) {
-        if let Some(round) = self.rounds_mut().find(|r| r.ports == ports) {
-            round.connect_failed(now, opening, why, env.out);
-        }
-    }
-
-    /// A connection is complete: the link handshake begins on it.
-    pub(super) fn completed(
-        &mut self,
-        now: Instant,
-        (ports, conn): (PortsId, ConnId),
-        from: Completed,
-        env: &mut Env,
-    ) {
-        let mut stranger = false;
-        let (remote, lan) = match from {
-            Completed::Accepted(remote) => {
-                let known = self.rounds().any(|r| r.expects(remote.ip()));
-                stranger = !known && self.line.direct().is_none_or(|direct| direct.ip() != remote.ip());
-                (remote, budget::may_connect_in_lan(remote, env.server))
-            }
-            Completed::Opening(opening) => {
-                let round = self.rounds().find(|r| r.ports == ports);
-                match round.and_then(|r| r.completed(now, opening)) {
-                    Some(known) => known,
-                    None => return env.out.push_back(Output::Close { conn }),
-                }
-            }
-        };
-        let since = self.rounds().find(|r| r.ports == ports);
-        let since = since.map_or(now, |r| r.at.filter(|at| *at <= now).unwrap_or(now));
-        let epoch = self.initiator.then(|| {
-            self.epoch += 1;
-            self.epoch
-        });
-        let seed = env.seed();
-        let parties = (env.key, &self.key, &self.session, &self.line.link_psk);
-        self.candidates.begin(conn, (ports, remote, lan, since), stranger, seed, parties, epoch, env.out);
-    }
-
-    pub(super) fn received(&mut self, now: Instant, conn: ConnId, bytes: &[u8], env: &mut Env) {
-        let may_nominate = !self.initiator || self.link.is_none();
-        if let Some(nominated) = self.candidates.received(conn, bytes, may_nominate, env.out) {
-            self.nominated(now, conn, nominated, env);
-        }
-    }
-
-    pub(super) fn conn_closed(&mut self, conn: ConnId) {
-        self.candidates.closed(conn);
-    }
-
-    fn nominated(&mut self, now: Instant, conn: ConnId, nominated: Nominated, env: &mut Env) {
-        let Nominated { link, surplus, ports, remote, lan, since } = nominated;
-        // A connection of an earlier round may finish its handshake after the link that was chosen then
-        // is lost: the session has no use for it.
-        if link.epoch <= self.newest {
-            return env.out.push_back(Output::Close { conn });
-        }
-        // Whoever completes a link's handshake has the secret of the line, so this is a proof as good as
-        // the first datagram on it, which may be late or lost.
-        self.announce(env.out);
-        (self.link, self.newest) = (Some(link.epoch), link.epoch);
-        self.links = self.links.saturating_add(1);
-        self.prepared.clear();
-        self.deferred = None;
-        env.nat.turn_ends(self.id, now);
-        self.failures = 0;
-        self.retry = None;
-        if !lan {
-            let round = self.rounds().find(|round| round.ports == ports);
-            let worked = round.map(|round| round.variant);
-            self.worked = worked;
-        }
-        let took = now.saturating_duration_since(since);
-        let (peer, rtt, links) = (self.id, self.line.rtt(now), self.links);
-        env.out.push_back(Output::Link { peer, conn, link, surplus });
-        env.out.push_back(Output::Event(Event::Connected { peer, remote, lan, took, rtt, links }));
-        self.keep(now, ports);
-    }
-
     /// When to call [`advance`](Self::advance) again.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let round = self.round.as_ref().and_then(|r| {
@@ -534,12 +443,4 @@ impl Peer {
         .flatten()
         .min()
     }
-}
-
-/// How a connection came about.
-pub(super) enum Completed {
-    /// A listener accepted it from there.
-    Accepted(SocketAddr),
-    /// It is the opening of that number.
-    Opening(u32),
 }

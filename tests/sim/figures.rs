@@ -63,7 +63,7 @@ impl Outcome {
 
 /// One run; the seed says how long the path is, and on which side the client is.
 pub fn run(seed: u64, a: &Behaviour, b: &Behaviour) -> Outcome {
-    let (client, host) = if seed % 2 == 0 { (a, b) } else { (b, a) };
+    let (client, host) = if seed.is_multiple_of(2) { (a, b) } else { (b, a) };
     // 40 to 100 ms round trip.
     let one_way = Duration::from_millis(20 + seed / 2 % 31);
     let place = Place::Apart([vec![client.clone()], vec![host.clone()]]);
