@@ -1,7 +1,7 @@
 //! One other peer: the line to it, the attempts to reach it, the link that came of them.
 //!
-//! What this room decides: when the session begins and ends, which connection is its link, and what to do
-//! with each message. How an attempt goes is [`super::attempt`]'s.
+//! What this room decides: when the session begins and ends, and what to do with each message. How an attempt
+//! goes is [`super::attempt`]'s, which connection is the link [`super::connections`]'.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -11,9 +11,10 @@ use std::{
 use rand::{Rng, RngExt, rngs::StdRng};
 
 use super::{
-    ConnId, Event, OpenFailure, Outbox, Output, PeerId, PortsId,
+    Event, Hint, Outbox, Output, PeerId, PortsId,
     attempt::{ATTEMPT, PREPARE, refusal},
-    candidates::{Candidates, Nominated},
+    candidates::Candidates,
+    examination::Examinations,
     host::PROOF,
     kept::Kept,
     line::Line,
@@ -21,7 +22,7 @@ use super::{
     round::Round,
 };
 use crate::{
-    punch::{Budget, budget},
+    punch::Budget,
     secure::{EpochKeys, PublicKey, StaticKey},
     wire::{
         peer::{Goodbye, PeerMessage, RoundId, StartRefusal},
@@ -46,7 +47,10 @@ pub(super) struct Env<'a> {
     pub(super) server: IpAddr,
     /// What a round may spend.
     pub(super) budget: Budget,
+    /// What worked from which network.
+    pub(super) hints: &'a [Hint],
     pub(super) nat: &'a mut NatUse,
+    pub(super) examined: &'a mut Examinations,
     pub(super) out: &'a mut Outbox,
 }
 
@@ -80,13 +84,17 @@ pub(super) struct Peer {
     pub(super) repeat_due: bool,
     pub(super) retired: Vec<(PortsId, Instant)>,
     pub(super) candidates: Candidates,
-    epoch: u32,
+    pub(super) epoch: u32,
     pub(super) link: Option<u32>,
     /// The newest link that there ever was.
-    newest: u32,
-    links: u32,
+    pub(super) newest: u32,
+    pub(super) links: u32,
     /// The direct path that was told of last.
     hole: Option<SocketAddr>,
+    /// Both sides wait for what comes of their openings, and have nothing to say until then.
+    pub(super) quiet_until: Option<Instant>,
+    /// The kind of round that worked last in this session, from this place.
+    pub(super) worked: Option<u8>,
     /// The round that was begun last.
     pub(super) last: RoundId,
     /// When the latest rounds were prepared (responder only).
@@ -96,6 +104,8 @@ pub(super) struct Peer {
     pub(super) attempt_began: Instant,
     pub(super) failures: u32,
     pub(super) retry: Option<Instant>,
+    /// A round waits for a crossing until then at the longest.
+    pub(super) crossing_until: Option<Instant>,
     pub(super) closing: Option<Instant>,
     gone: bool,
 }
@@ -127,12 +137,15 @@ impl Peer {
             newest: 0,
             links: 0,
             hole: None,
+            quiet_until: None,
+            worked: None,
             last: RoundId { attempt: 0, round: 0 },
             prepared: Vec::new(),
             deferred: None,
             attempt_began: now,
             failures: 0,
             retry: None,
+            crossing_until: None,
             closing: None,
             gone: false,
         }
@@ -178,10 +191,15 @@ impl Peer {
         if self.closing.is_some() || self.gone {
             return;
         }
+        if let Some(round) = &mut self.round {
+            round.conclude(now, env.out);
+            round.complete(env.examined);
+        }
         if let Some(round) = &mut self.round
             && let Some(message) = round.advance(now, self.id, (env.server, env.budget), env.out)
         {
             if matches!(message, PeerMessage::Predicted { .. }) {
+                env.examined.measured(now, round.mine().unwrap_or_default(), env.out);
                 env.nat.measured(round.is_disturbed());
                 env.nat.made(now, round.connections());
             }
@@ -227,7 +245,11 @@ impl Peer {
             return;
         }
         match message {
-            PeerMessage::Ping { .. } | PeerMessage::Pong { .. } | PeerMessage::Started { .. } => {}
+            PeerMessage::Ping { .. } | PeerMessage::Pong { .. } => {}
+            PeerMessage::Started { id } => {
+                let round = self.round.as_ref().filter(|round| round.id == id);
+                self.quiet_until = round.and_then(Round::end).or(self.quiet_until);
+            }
             PeerMessage::Prepare { id } if !self.initiator => self.prepare(now, id, env),
             PeerMessage::Predicted { id, predictions, lan, age_ms, budget } => {
                 let age = self.line.rtt(now).unwrap_or_default() / 2 + Duration::from_millis(age_ms.into());
@@ -289,6 +311,7 @@ impl Peer {
     /// want of a network may succeed.
     pub(super) fn network_changed(&mut self, now: Instant, env: &mut Env) {
         self.line.handle_network_change(now);
+        self.worked = None;
         if self.initiator && self.link.is_none() && self.newest > 0 && self.closing.is_none() {
             self.failures = 0;
             self.begin_attempt(now, env);
@@ -297,6 +320,7 @@ impl Peer {
 
     fn unlinked(&mut self, now: Instant, env: &mut Env) {
         self.link = None;
+        self.quiet_until = None;
         self.failures = 0;
         if self.initiator {
             self.begin_attempt(now, env);
@@ -345,17 +369,12 @@ impl Peer {
     }
 
     /// The round that goes on, and the one that the link came of.
-    fn rounds(&self) -> impl Iterator<Item = &Round> {
+    pub(super) fn rounds(&self) -> impl Iterator<Item = &Round> {
         self.round.iter().chain(self.kept.iter().map(|kept| &kept.round))
     }
 
-    fn rounds_mut(&mut self) -> impl Iterator<Item = &mut Round> {
+    pub(super) fn rounds_mut(&mut self) -> impl Iterator<Item = &mut Round> {
         self.round.iter_mut().chain(self.kept.iter_mut().map(|kept| &mut kept.round))
-    }
-
-    /// Has this connection.
-    pub(super) fn holds(&self, conn: ConnId) -> bool {
-        self.candidates.holds(conn)
     }
 
     pub(super) fn bound(
@@ -397,87 +416,6 @@ impl Peer {
         self.advance(now, env);
     }
 
-    pub(super) fn connect_failed(
-        &mut self,
-        now: Instant,
-        (ports, opening): (PortsId, u32),
-        why: &OpenFailure,
-        env: &mut Env,
-    ) {
-        if let Some(round) = self.rounds_mut().find(|r| r.ports == ports) {
-            round.connect_failed(now, opening, why, env.out);
-        }
-    }
-
-    /// A connection is complete: the link handshake begins on it.
-    pub(super) fn completed(
-        &mut self,
-        now: Instant,
-        (ports, conn): (PortsId, ConnId),
-        from: Completed,
-        env: &mut Env,
-    ) {
-        let mut stranger = false;
-        let (remote, lan) = match from {
-            Completed::Accepted(remote) => {
-                let known = self.rounds().any(|r| r.expects(remote.ip()));
-                stranger = !known && self.line.direct().is_none_or(|direct| direct.ip() != remote.ip());
-                (remote, budget::may_connect_in_lan(remote, env.server))
-            }
-            Completed::Opening(opening) => {
-                let round = self.rounds().find(|r| r.ports == ports);
-                match round.and_then(|r| r.completed(now, opening)) {
-                    Some(known) => known,
-                    None => return env.out.push_back(Output::Close { conn }),
-                }
-            }
-        };
-        let since = self.rounds().find(|r| r.ports == ports);
-        let since = since.map_or(now, |r| r.at.filter(|at| *at <= now).unwrap_or(now));
-        let epoch = self.initiator.then(|| {
-            self.epoch += 1;
-            self.epoch
-        });
-        let seed = env.seed();
-        let parties = (env.key, &self.key, &self.session, &self.line.link_psk);
-        self.candidates.begin(conn, (ports, remote, lan, since), stranger, seed, parties, epoch, env.out);
-    }
-
-    pub(super) fn received(&mut self, now: Instant, conn: ConnId, bytes: &[u8], env: &mut Env) {
-        let may_nominate = !self.initiator || self.link.is_none();
-        if let Some(nominated) = self.candidates.received(conn, bytes, may_nominate, env.out) {
-            self.nominated(now, conn, nominated, env);
-        }
-    }
-
-    pub(super) fn conn_closed(&mut self, conn: ConnId) {
-        self.candidates.closed(conn);
-    }
-
-    fn nominated(&mut self, now: Instant, conn: ConnId, nominated: Nominated, env: &mut Env) {
-        let Nominated { link, surplus, ports, remote, lan, since } = nominated;
-        // A connection of an earlier round may finish its handshake after the link that was chosen then
-        // is lost: the session has no use for it.
-        if link.epoch <= self.newest {
-            return env.out.push_back(Output::Close { conn });
-        }
-        // Whoever completes a link's handshake has the secret of the line, so this is a proof as good as
-        // the first datagram on it, which may be late or lost.
-        self.announce(env.out);
-        (self.link, self.newest) = (Some(link.epoch), link.epoch);
-        self.links = self.links.saturating_add(1);
-        self.prepared.clear();
-        self.deferred = None;
-        env.nat.turn_ends(self.id, now);
-        self.failures = 0;
-        self.retry = None;
-        let took = now.saturating_duration_since(since);
-        let (peer, rtt, links) = (self.id, self.line.rtt(now), self.links);
-        env.out.push_back(Output::Link { peer, conn, link, surplus });
-        env.out.push_back(Output::Event(Event::Connected { peer, remote, lan, took, rtt, links }));
-        self.keep(now, ports);
-    }
-
     /// When to call [`advance`](Self::advance) again.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let round = self.round.as_ref().and_then(|r| {
@@ -496,6 +434,7 @@ impl Peer {
             retired,
             self.losers_at(),
             self.retry,
+            self.crossing_until,
             closing,
             proof,
             self.line.poll_timeout(),
@@ -504,12 +443,4 @@ impl Peer {
         .flatten()
         .min()
     }
-}
-
-/// How a connection came about.
-pub(super) enum Completed {
-    /// A listener accepted it from there.
-    Accepted(SocketAddr),
-    /// It is the opening of that number.
-    Opening(u32),
 }

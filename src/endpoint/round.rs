@@ -5,21 +5,20 @@
 //! ```
 //!
 //! A round knows nothing of the other peer but its predictions. Who says START, and when, is decided
-//! in [`super::peer`]; what happens on a connection that completes, in [`super::candidates`].
+//! in [`super::peer`]; what becomes of the openings, in [`super::openings`].
 
 use std::{
-    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
-use super::{Event, OpenFailure, Outbox, Output, PeerId, PortsId, bases, survey::Survey};
+use super::{
+    Event, OpenFailure, Outbox, Output, PeerId, PortsId, bases, examination::Examinations,
+    openings::Openings, survey::Survey,
+};
 use crate::{
-    nat::{Model, Prediction},
-    punch::{
-        Budget, FIRST_PORTS, Opening, Plan, Terms, Verdict, budget, plan,
-        schedule::{OPENING_WINDOW, ROUND},
-    },
+    nat::{Model, Prediction, SimultaneousOpen},
+    punch::{Budget, FIRST_PORTS, Opening, Plan, Terms, Verdict, budget, plan, schedule::ROUND},
     wire::{
         peer::{MAX_LAN, PeerMessage, RoundId, Start},
         probe::ProbeAnswer,
@@ -29,10 +28,6 @@ use crate::{
 /// Without a plan for the pair, connections inside a LAN are waited for so long: a SYN that was lost is
 /// repeated after 1 s.
 const LAN_WAIT: Duration = Duration::from_secs(2);
-
-/// An opening that was refused is repeated after this: the other side's SYN is at most this late when
-/// clocks agree, and a storm is not wanted when they do not.
-const REDIAL_PAUSE: Duration = Duration::from_millis(20);
 
 /// Punch ports that a repetition uses: the pairs of a first round.
 const PORTS_A_REPETITION: usize = 2;
@@ -44,11 +39,11 @@ const MOST_REPETITIONS: u16 = FIRST_PORTS / PORTS_A_REPETITION as u16 - 1;
 pub(super) struct Round {
     pub(super) id: RoundId,
     pub(super) ports: PortsId,
+    /// Its kind, once it is agreed.
+    pub(super) variant: u8,
     begun: Instant,
     has_v4: bool,
     has_v6: bool,
-    /// Punch ports that were asked for, in each family.
-    asked: u16,
     /// Once the ports are bound.
     survey: Option<Survey>,
     lan: Vec<SocketAddr>,
@@ -65,33 +60,12 @@ pub(super) struct Round {
     /// How far the lists of ports are turned, where the round is repeated: see [`turn`](Self::turn).
     turned: Option<usize>,
     repetitions: u16,
-    listening: BTreeSet<u16>,
     told: bool,
     /// There is no plan for the pair: why, in words. The LAN is tried all the same.
     hopeless: Option<String>,
     /// The agreed instant.
     pub(super) at: Option<Instant>,
-    openings: Vec<Dialled>,
-    /// Number of the first of them.
-    first_opening: u32,
-    /// How often each refused opening is repeated.
-    redials: u8,
-}
-
-/// What a trace says when an opening leaves.
-#[derive(Debug)]
-struct Leaves;
-
-/// And when it is complete.
-#[derive(Debug)]
-struct Connected;
-
-/// An opening that was handed to the driver.
-struct Dialled {
-    local: Option<u16>,
-    remote: SocketAddr,
-    lan: bool,
-    redials: u8,
+    openings: Openings,
 }
 
 impl Round {
@@ -101,10 +75,10 @@ impl Round {
         Round {
             id,
             ports,
+            variant: 0,
             begun: now,
             has_v4: false,
             has_v6: false,
-            asked: FIRST_PORTS,
             survey: None,
             lan: Vec::new(),
             theirs: None,
@@ -116,13 +90,10 @@ impl Round {
             lan_tried: false,
             turned: None,
             repetitions: 0,
-            listening: BTreeSet::new(),
             told: false,
             hopeless: None,
             at: None,
-            openings: Vec::new(),
-            first_opening: 0,
-            redials: 0,
+            openings: Openings::new(id, ports),
         }
     }
 
@@ -149,7 +120,7 @@ impl Round {
         if self.survey.is_some() {
             return;
         }
-        self.listen(0, out);
+        self.openings.listen(0, out);
         self.lan = lan
             .into_iter()
             .filter_map(|ip| {
@@ -182,6 +153,33 @@ impl Round {
         if let Some(survey) = &mut self.survey {
             survey.conclude(now, out);
         }
+    }
+
+    /// Adds to this side's predictions what is known of the NAT beside its ports, as long as they are not
+    /// sent.
+    pub(super) fn complete(&mut self, examined: &Examinations) {
+        if let Some(survey) = self.survey.as_mut().filter(|_| !self.told) {
+            examined.complete(survey.predictions_mut());
+        }
+    }
+
+    /// Whether both sides drop SYNs that cross in every address family that they share, by what is known
+    /// now. `Err`: this side's crossing is under way, and worth waiting for until then.
+    pub(super) fn is_strict(&self, now: Instant, examined: &Examinations) -> Result<bool, Instant> {
+        let (mine, theirs) = (self.mine().unwrap_or_default(), self.theirs().unwrap_or_default());
+        let mut shared = theirs
+            .iter()
+            .filter(|t| mine.iter().any(|m| m.address.is_ipv4() == t.address.is_ipv4()))
+            .peekable();
+        let is_shared = shared.peek().is_some();
+        for theirs in shared {
+            let is_strict = theirs.simultaneous_open == SimultaneousOpen::Blocked
+                && examined.crossing(now, theirs.address.is_ipv4())? == SimultaneousOpen::Blocked;
+            if !is_strict {
+                return Ok(false);
+            }
+        }
+        Ok(is_shared)
     }
 
     /// This side's predictions, once it has them, as they are sent.
@@ -296,7 +294,7 @@ impl Round {
     /// Whether a connection from there may well be the other side's.
     pub(super) fn expects(&self, remote: IpAddr) -> bool {
         let public = self.theirs.iter().flatten().map(|theirs| theirs.address);
-        public.chain(self.openings.iter().map(|opening| opening.remote.ip())).any(|ip| ip == remote)
+        public.chain(self.openings.targets()).any(|ip| ip == remote)
     }
 
     /// Where both sides have one public address, the other's LAN addresses are tried at once, beside
@@ -307,7 +305,7 @@ impl Round {
         if together && !std::mem::replace(&mut self.lan_tried, true) {
             for remote in self.their_lan.clone() {
                 if budget::may_connect_in_lan(remote, server) {
-                    self.dial(Dialled { local: None, remote, lan: true, redials: 0 }, now, None, out);
+                    self.openings.connect_in_lan(now, remote, out);
                 }
             }
         }
@@ -350,20 +348,13 @@ impl Round {
         let times = id.attempt.saturating_sub(self.id.attempt) as usize;
         self.turned = Some(times.saturating_mul(PORTS_A_REPETITION));
         self.repetitions = self.repetitions.saturating_add(1);
-        self.first_opening = self.first_opening.wrapping_add(self.openings.len() as u32);
-        self.openings.clear();
+        self.openings.forget();
         self.lan_tried = false;
     }
 
     /// All ports were used: the set has done its service.
     pub(super) fn is_worn(&self) -> bool {
         self.repetitions >= MOST_REPETITIONS
-    }
-
-    fn listen(&mut self, local: u16, out: &mut Outbox) {
-        if self.listening.insert(local) {
-            out.push_back(Output::Listen { ports: self.ports, local });
-        }
     }
 
     /// The plan for both sides' predictions, all address families together, or why there is none, in
@@ -415,89 +406,29 @@ impl Round {
     pub(super) fn open(
         &mut self,
         at: Instant,
-        plan: Plan,
+        mut plan: Plan,
         server: IpAddr,
         proved: &[IpAddr],
         out: &mut Outbox,
     ) -> usize {
         self.at = Some(at);
-        self.redials = plan.redials;
-        let wanted = plan.listen.iter().map(|local| local.saturating_add(1)).max().unwrap_or(0);
-        if wanted > self.asked {
-            self.asked = wanted;
-            out.push_back(Output::Bind { ports: self.ports, count: wanted });
-        }
-        for local in plan.listen {
-            self.listen(local, out);
-        }
-        let own: Vec<SocketAddr> = self.own_addresses().collect();
-        let (before, mut unproved) = (self.openings.len(), 0);
-        for Opening { local, remote, after, ttl } in plan.openings {
+        // A connection to an own external address would be one to oneself.
+        let own: Vec<SocketAddr> = self.survey.iter().flat_map(Survey::seen).collect();
+        plan.openings.retain(|Opening { remote, .. }| {
             let has_family = if remote.is_ipv4() { self.has_v4 } else { self.has_v6 };
-            if !has_family || own.contains(&remote) || !budget::may_open_to(remote.ip(), server) {
-                continue;
-            }
-            if !proved.contains(&remote.ip()) {
-                unproved += 1;
-                if unproved > Budget::UNPROVED.openings {
-                    continue;
-                }
-            }
-            self.dial(Dialled { local: Some(local), remote, lan: false, redials: 0 }, at + after, ttl, out);
-        }
-        self.openings.len() - before
+            has_family && !own.contains(remote) && budget::may_open_to(remote.ip(), server)
+        });
+        self.openings.open(at, plan, proved, out)
     }
 
-    /// This side's own external addresses: a connection to one of them would be a connection to
-    /// oneself.
-    fn own_addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.survey.iter().flat_map(Survey::seen)
-    }
-
-    /// For a person who wants to know (`-v`): what an opening does, relative to the agreed instant.
-    fn trace(&self, what: &dyn std::fmt::Debug, now: Instant, remote: SocketAddr, local: Option<u16>) {
-        let at = self.at.unwrap_or(now);
-        let late =
-            now.saturating_duration_since(at).as_secs_f64() - at.saturating_duration_since(now).as_secs_f64();
-        let (attempt, round) = (self.id.attempt, self.id.round);
-        tracing::debug!(
-            "opening {attempt}.{round} from port {local:?} to {remote}: {what:?} at {:+.1} ms",
-            late * 1e3
-        );
-    }
-
-    fn dial(&mut self, dialled: Dialled, at: Instant, ttl: Option<u8>, out: &mut Outbox) {
-        let Dialled { local, remote, .. } = dialled;
-        self.trace(&Leaves, at, remote, local);
-        let opening = self.first_opening.wrapping_add(self.openings.len() as u32);
-        out.push_back(Output::Connect { ports: self.ports, opening, local, remote, at, ttl });
-        self.openings.push(dialled);
-    }
-
-    /// An opening failed. Refused is not failed: its SYN came early, and inside the window it is repeated
-    /// from the same port, where the plan says so.
+    /// An opening failed.
     pub(super) fn connect_failed(&mut self, now: Instant, opening: u32, why: &OpenFailure, out: &mut Outbox) {
-        let again = now + REDIAL_PAUSE;
-        let over = self.at.is_none_or(|at| again >= at + OPENING_WINDOW);
-        let number = opening.wrapping_sub(self.first_opening) as usize;
-        if let Some(dialled) = self.openings.get(number) {
-            self.trace(why, now, dialled.remote, dialled.local);
-        }
-        let Some(dialled) = self.openings.get_mut(number) else { return };
-        let early = matches!(why, OpenFailure::Refused | OpenFailure::Unreachable);
-        if !early || over || dialled.lan || dialled.redials >= self.redials {
-            return;
-        }
-        dialled.redials += 1;
-        let Dialled { local, remote, .. } = *dialled;
-        out.push_back(Output::Connect { ports: self.ports, opening, local, remote, at: again, ttl: None });
+        self.openings.failed(now, opening, why, out);
     }
 
     /// An opening is complete: where it went, and whether it was a plain connect inside a LAN.
     pub(super) fn completed(&self, now: Instant, opening: u32) -> Option<(SocketAddr, bool)> {
-        let dialled = self.openings.get(opening.wrapping_sub(self.first_opening) as usize)?;
-        self.trace(&Connected, now, dialled.remote, dialled.local);
-        Some((dialled.remote, dialled.lan))
+        self.openings.completed(now, opening)
     }
 
     /// When the round has failed if no link came of it.

@@ -109,7 +109,7 @@ impl Plan {
     }
 
     /// The same from punch ports that no probe used.
-    fn from_fresh_ports(mut self) -> Self {
+    fn with_fresh_ports(mut self) -> Self {
         self.openings.iter_mut().for_each(|o| o.local = o.local.saturating_add(FRESH));
         self.listen.iter_mut().for_each(|local| *local = local.saturating_add(FRESH));
         self
@@ -161,7 +161,7 @@ pub fn plan(mine: &Prediction, theirs: &Prediction, terms: &Terms) -> Plan {
     let (guise, their_guise) = (guise(mine, theirs, terms.round), guise(theirs, mine, terms.round));
     let pair = Pair::new(&guise, &their_guise, terms);
     let plan = of_models(&pair, &guise, &their_guise);
-    if is_guise(mine, &guise) { plan.from_fresh_ports() } else { plan }.without_own_address(mine)
+    if is_guise(mine, &guise) { plan.with_fresh_ports() } else { plan }.without_own_address(mine)
 }
 
 fn of_models(pair: &Pair, mine: &Prediction, theirs: &Prediction) -> Plan {

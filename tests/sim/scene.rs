@@ -265,6 +265,8 @@ impl Scene {
             probe_servers: PORTS.map(|port| SocketAddr::new(self.server_addr.ip(), port)).to_vec(),
             role,
             effort: self.effort,
+            hints: Vec::new(),
+            examine: true,
         }
     }
 

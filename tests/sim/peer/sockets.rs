@@ -87,6 +87,10 @@ impl Peer {
         let mut closed = Vec::new();
         for (&sock, usage) in &self.socks {
             match usage {
+                Use::Favour(asking) if asking.ports == released => {
+                    closed.push(sock);
+                    closed.extend(asking.opener);
+                }
                 Use::Probe { ports, .. } | Use::Opening { ports, .. } | Use::Conn { ports, .. }
                     if *ports == released =>
                 {
@@ -154,12 +158,16 @@ impl Peer {
                     self.lose(io, peer, epoch);
                 }
             }
+            Some(Use::Favour(_)) => self.favoured(io, sock, &bytes),
             Some(Use::Opening { .. }) | None => {}
         }
     }
 
     /// A connection is gone.
     pub(super) fn ended(&mut self, io: &mut Io<'_>, sock: SockId) {
+        if matches!(self.socks.get(&sock), Some(Use::Favour(_))) {
+            return self.unfavoured(io, sock, None);
+        }
         io.tcp.close(io.now, sock);
         match self.socks.remove(&sock) {
             Some(Use::Datagrams { server }) => drop(self.lines.remove(&server)),
@@ -168,7 +176,7 @@ impl Peer {
                 self.tell(io, Input::Closed { conn });
             }
             Some(Use::Link { peer, epoch }) => self.lose(io, peer, epoch),
-            Some(Use::Probe { .. } | Use::Opening { .. }) | None => {}
+            Some(Use::Probe { .. } | Use::Opening { .. } | Use::Favour(_)) | None => {}
         }
     }
 

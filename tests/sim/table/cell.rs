@@ -87,6 +87,7 @@ impl Cell {
 
     /// One run to its end.
     pub fn run(&self, seed: u64) -> Tally {
+        let _named = Named { cell: self, seed };
         let mut scene = self.scene(seed);
         let syns = scene.world.syns;
         let told = |event: &Event| matches!(event, Event::Hopeless { .. });
@@ -118,6 +119,20 @@ impl Cell {
         let mut tally = Tally::default();
         (0..n).for_each(|n| tally.add(&self.run(self.seed(n))));
         tally
+    }
+}
+
+/// Says which run it was that panicked.
+struct Named<'a> {
+    cell: &'a Cell,
+    seed: u64,
+}
+
+impl Drop for Named<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("PAIR=\"{}\" SEED={}", self.cell.key(), self.seed);
+        }
     }
 }
 

@@ -1,0 +1,111 @@
+//! The connections of a peer: what completes, and which of them becomes the link.
+
+use std::{net::SocketAddr, time::Instant};
+
+use super::{
+    ConnId, Event, OpenFailure, Output, PortsId,
+    candidates::Nominated,
+    peer::{Env, Peer},
+};
+use crate::punch::budget;
+
+/// How a connection came about.
+pub(super) enum Completed {
+    /// A listener accepted it from there.
+    Accepted(SocketAddr),
+    /// It is the opening of that number.
+    Opening(u32),
+}
+
+impl Peer {
+    /// Has this connection.
+    pub(super) fn holds(&self, conn: ConnId) -> bool {
+        self.candidates.holds(conn)
+    }
+
+    pub(super) fn connect_failed(
+        &mut self,
+        now: Instant,
+        (ports, opening): (PortsId, u32),
+        why: &OpenFailure,
+        env: &mut Env,
+    ) {
+        if let Some(round) = self.rounds_mut().find(|r| r.ports == ports) {
+            round.connect_failed(now, opening, why, env.out);
+        }
+    }
+
+    /// A connection is complete: the link handshake begins on it.
+    pub(super) fn completed(
+        &mut self,
+        now: Instant,
+        (ports, conn): (PortsId, ConnId),
+        from: Completed,
+        env: &mut Env,
+    ) {
+        let mut stranger = false;
+        let (remote, lan) = match from {
+            Completed::Accepted(remote) => {
+                let known = self.rounds().any(|r| r.expects(remote.ip()));
+                stranger = !known && self.line.direct().is_none_or(|direct| direct.ip() != remote.ip());
+                (remote, budget::may_connect_in_lan(remote, env.server))
+            }
+            Completed::Opening(opening) => {
+                let round = self.rounds().find(|r| r.ports == ports);
+                match round.and_then(|r| r.completed(now, opening)) {
+                    Some(known) => known,
+                    None => return env.out.push_back(Output::Close { conn }),
+                }
+            }
+        };
+        let since = self.rounds().find(|r| r.ports == ports);
+        let since = since.map_or(now, |r| r.at.filter(|at| *at <= now).unwrap_or(now));
+        let epoch = self.initiator.then(|| {
+            self.epoch += 1;
+            self.epoch
+        });
+        let seed = env.seed();
+        let parties = (env.key, &self.key, &self.session, &self.line.link_psk);
+        self.candidates.begin(conn, (ports, remote, lan, since), stranger, seed, parties, epoch, env.out);
+    }
+
+    pub(super) fn received(&mut self, now: Instant, conn: ConnId, bytes: &[u8], env: &mut Env) {
+        let may_nominate = !self.initiator || self.link.is_none();
+        if let Some(nominated) = self.candidates.received(conn, bytes, may_nominate, env.out) {
+            self.nominated(now, conn, nominated, env);
+        }
+    }
+
+    pub(super) fn conn_closed(&mut self, conn: ConnId) {
+        self.candidates.closed(conn);
+    }
+
+    fn nominated(&mut self, now: Instant, conn: ConnId, nominated: Nominated, env: &mut Env) {
+        let Nominated { link, surplus, ports, remote, lan, since } = nominated;
+        // A connection of an earlier round may finish its handshake after the link that was chosen then
+        // is lost: the session has no use for it.
+        if link.epoch <= self.newest {
+            return env.out.push_back(Output::Close { conn });
+        }
+        // Whoever completes a link's handshake has the secret of the line, so this is a proof as good as
+        // the first datagram on it, which may be late or lost.
+        self.announce(env.out);
+        (self.link, self.newest) = (Some(link.epoch), link.epoch);
+        self.links = self.links.saturating_add(1);
+        self.prepared.clear();
+        self.deferred = None;
+        env.nat.turn_ends(self.id, now);
+        self.failures = 0;
+        self.retry = None;
+        if !lan {
+            let round = self.rounds().find(|round| round.ports == ports);
+            let worked = round.map(|round| round.variant);
+            self.worked = worked;
+        }
+        let took = now.saturating_duration_since(since);
+        let (peer, rtt, links) = (self.id, self.line.rtt(now), self.links);
+        env.out.push_back(Output::Link { peer, conn, link, surplus });
+        env.out.push_back(Output::Event(Event::Connected { peer, remote, lan, took, rtt, links }));
+        self.keep(now, ports);
+    }
+}
