@@ -33,8 +33,7 @@ pub fn predict(observations: &[Observation], punch_ports: &[u16]) -> Option<Pred
     let (address, seen) = observe::of_one_address(observations)?;
     let Fit { model, mapping, confidence } = fixed::fit(&seen, punch_ports).unwrap_or_else(|| {
         let (mapping, draws) = draws(&seen);
-        progression::fit(&draws, mapping, progression::SMALLEST_BLOCK)
-            .unwrap_or_else(|| spread::fit(&draws, mapping))
+        progression::fit(&draws, mapping).unwrap_or_else(|| spread::fit(&draws, mapping))
     });
     let fresh = fresh(&model, mapping, &seen, punch_ports);
     let share = seen.len() * 100 / observations.len().max(1);
@@ -63,8 +62,9 @@ fn fresh(model: &Model, mapping: Mapping, seen: &[Observation], punch_ports: &[u
     for &observation in seen {
         firsts.entry(observation.local).or_insert(observation);
     }
-    // Nobody has a block of his own in which he keeps his ports: it is this, or draws out of everything.
-    match progression::fit(&in_a_row(firsts.into_values()), mapping, spread::SMALLEST_RANGE)?.model {
+    // A carrier that keeps ports (RFC 6888) draws them out of the customer's block: that they are close
+    // together says nothing.
+    match progression::fit(&in_a_row(firsts.into_values()), mapping)?.model {
         Model::Progression(counter) => Some(counter),
         _ => None,
     }

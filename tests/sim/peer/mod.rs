@@ -63,8 +63,8 @@ pub struct Peer {
     sets: BTreeMap<PortsId, Vec<u16>>,
     conns: BTreeMap<ConnId, SockId>,
     orders: BTreeMap<(Instant, u64), Order>,
-    /// The last port given away, and the way to the next one.
-    next_port: [u16; 2],
+    /// Says which port was given away last.
+    next_port: u16,
     count: u64,
     /// How late the machine is where it is to do something at an instant.
     late: Duration,
@@ -117,7 +117,7 @@ impl Peer {
             sets: BTreeMap::new(),
             conns: BTreeMap::new(),
             orders: BTreeMap::new(),
-            next_port: sockets::ports(seed),
+            next_port: (seed % 16_384) as u16,
             count: 0,
             late,
         }

@@ -17,17 +17,6 @@ use crate::{
     world::Io,
 };
 
-/// Linux's range of ports for whoever names none, 32768 to 60999: the first odd one, and how many there are.
-const FIRST_PORT: u16 = 32_769;
-const ODD_PORTS: u16 = 14_116;
-
-/// Where a peer begins among them, and a stride that visits each once (14116 is 2² · 3529).
-pub(super) fn ports(seed: u64) -> [u16; 2] {
-    let stride = (seed >> 32) as u16 % 5_000 * 2 + 1;
-    let stride = if stride.is_multiple_of(3529) { stride + 2 } else { stride };
-    [(seed % u64::from(ODD_PORTS)) as u16, stride]
-}
-
 /// As in `net`.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 
@@ -39,11 +28,10 @@ impl Peer {
         lines.for_each(|(sock, _)| io.tcp.close(io.now, sock));
     }
 
-    /// A free port as Linux's `bind` gives them: odd ones, in no order.
+    /// A free port as Linux's `bind` gives them: odd ones, in no order (even distances are a counter's).
     pub(super) fn port(&mut self) -> u16 {
-        let [place, stride] = &mut self.next_port;
-        *place = (*place + *stride) % ODD_PORTS;
-        FIRST_PORT + 2 * *place
+        self.next_port = self.next_port.wrapping_mul(5821).wrapping_add(4831) % 16_384;
+        32_769 + 2 * self.next_port
     }
 
     pub(super) fn punch_port(&self, ports: PortsId, local: u16) -> Option<u16> {
