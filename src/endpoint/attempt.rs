@@ -18,7 +18,7 @@ use crate::{
     channel::Full,
     identity::Network,
     nat::{self, Prediction},
-    punch::{PLAN_VERSION, Plan, Terms, schedule},
+    punch::{Budget, Opening, PLAN_VERSION, Plan, Terms, schedule},
     wire::peer::{PeerMessage, RoundId, Start, StartRefusal},
 };
 
@@ -175,12 +175,13 @@ impl Peer {
 
     /// Agrees on the instant.
     fn start(&mut self, now: Instant, env: &mut Env) {
-        let Some((lead, (sample, after_us))) = self.line.instant(now) else { return };
+        // An alarm that has rung is not to ring again, whatever is still missing.
+        self.crossing_until = None;
         let Some(round) = &mut self.round else { return };
         if round.waits(now, env.out) {
             return;
         }
-        self.crossing_until = None;
+        let Some((lead, (sample, after_us))) = self.line.instant(now) else { return };
         match round.is_strict(now, env.examined) {
             Ok(false) => {}
             Ok(true) => {
@@ -288,7 +289,13 @@ impl Peer {
         let kept = self.kept.as_mut().map(|kept| &mut kept.round);
         let Some(round) = self.round.as_mut().filter(|r| r.id == id).or(kept) else { return };
         round.variant = variant;
-        let openings = round.open(at, plan, env.server, self.line.proved(), env.out);
+        let mut proved = self.line.proved().to_vec();
+        let is_little = plan.openings.len() <= usize::from(Budget::UNPROVED.openings);
+        let is_proved = |opening: &Opening| proved.contains(&opening.remote.ip());
+        if !is_little && !plan.openings.iter().all(is_proved) && env.nat.may_trust_server(now) {
+            proved.extend(self.line.named());
+        }
+        let openings = round.open(at, plan, env.server, &proved, env.out);
         env.nat.made(now, openings);
         env.nat.turn_ends(self.id, at + LATEST);
         let lead = at.saturating_duration_since(now);
