@@ -84,7 +84,9 @@ fn main() {
     for (address, key, role, seed) in [(HOST, host_key, host, 2), (CLIENT, client_key, client, 3)] {
         let probe_servers = vec![addr(SERVER), addr("192.0.2.1:7863")];
         let (servers, effort) = (vec![addr(SERVER)], Effort::Normal);
-        let settings = Settings { key, servers, server_key: None, probe_servers, effort, role };
+        let (hints, examine) = (Vec::new(), false);
+        let settings =
+            Settings { key, servers, server_key: None, probe_servers, effort, hints, examine, role };
         let endpoint = Endpoint::new(began, [seed; 32], settings);
         world
             .peers

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, net::SocketAddr};
 
 use punchtunnel::{
     Doctor, Server,
+    endpoint::Answers,
     nat::{Filtering, Mapping, Model},
     wire::examine::Knocked,
 };
@@ -34,10 +35,10 @@ async fn without_a_nat_everything_gets_in() {
     assert_eq!(prediction.mapping, Mapping::EndpointIndependent);
     assert!(matches!(prediction.model, Model::Fixed { .. }));
     assert_eq!(found.probes, (8, 8));
-    assert_eq!(found.from_port, Some(Knocked::Reached));
-    assert_eq!(found.from_address, Some(Knocked::Unable), "the server has one address");
+    assert_eq!(found.answers.from_port, Some(Knocked::Reached));
+    assert_eq!(found.answers.from_address, Some(Knocked::Unable), "the server has one address");
     assert_eq!(prediction.filtering, Filtering::AddressDependent);
-    assert_eq!(found.crossing, Some(Knocked::Reached));
+    assert_eq!(found.answers.crossing, Some(Knocked::Reached));
     assert_eq!(found.hairpin, None, "there is nothing to go round");
     assert_eq!(found.udp.mapping(), Some(Mapping::EndpointIndependent));
     let seen: BTreeSet<_> = found.udp.observed.values().collect();
@@ -54,7 +55,7 @@ async fn a_server_with_two_addresses_knocks_from_the_other_one() {
         doctor = doctor.probe_server(probe.to_string());
     }
     let [found] = &doctor.examine().await.unwrap()[..] else { panic!("one family") };
-    assert_eq!(found.from_address, Some(Knocked::Reached));
+    assert_eq!(found.answers.from_address, Some(Knocked::Reached));
     assert_eq!(found.prediction.as_ref().unwrap().filtering, Filtering::EndpointIndependent);
 }
 
@@ -68,6 +69,6 @@ async fn a_server_that_answers_nothing_is_a_result() {
     let [found] = &doctor.examine().await.unwrap()[..] else { panic!("one family") };
     assert_eq!(found.probes, (4, 0));
     assert_eq!(found.prediction, None);
-    assert_eq!((found.from_port, found.crossing, found.hairpin), (None, None, None));
+    assert_eq!((found.answers, found.hairpin), (Answers::default(), None));
     assert!(found.udp.observed.is_empty());
 }

@@ -280,6 +280,7 @@ fn peer(vectors: &mut Vectors) {
     let start = Start {
         id: ROUND,
         plan: 1,
+        variant: 2,
         budget: 512,
         window_ms: 900,
         digest: 0x1112_1314_1516_1718,

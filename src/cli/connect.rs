@@ -217,7 +217,11 @@ async fn once(
         false if settings.wait == Duration::MAX => builder,
         false => builder.wait(settings.wait),
     };
-    let builder = settings.servers.set_up(builder);
+    let builder = settings.servers.set_up(builder).hints(memory::hints(
+        settings.trust.home(),
+        &settings.name,
+        settings.servers.name(),
+    ));
     let events = builder.events();
     settings.control.show(builder.monitor());
     output.live(&format!("asking {} for \"{}\"", settings.servers.name(), settings.name));

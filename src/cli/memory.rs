@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use punchtunnel::{
-    endpoint::Event,
+    endpoint::{Event, Hint},
     error::seconds,
     identity::{Home, IdentityError, Name, Network, ServerName, Worked},
     nat::{Model, Prediction},
@@ -20,6 +20,8 @@ pub(crate) struct Attempt {
     pub(crate) theirs: Vec<Prediction>,
     /// The last round that was opened, from 1.
     pub(crate) round: Option<u8>,
+    /// Its kind, from 1.
+    kind: Option<u8>,
 }
 
 /// One word for a model.
@@ -30,6 +32,16 @@ pub(crate) fn kind(model: &Model) -> &'static str {
         Model::Band { .. } => "band",
         Model::Random => "random",
     }
+}
+
+/// What is remembered of a host, as a client takes it. Without it all is the same, only later.
+pub(crate) fn hints(home: &Home, name: &Name, server: &ServerName) -> Vec<Hint> {
+    let worked = Worked::of_host(home, &Worked::label(name, server)).unwrap_or_else(|error| {
+        tracing::warn!(%error, "what worked before is not known");
+        Vec::new()
+    });
+    let hint = |known: Worked| Some(Hint { network: known.network, variant: known.round.checked_sub(1)? });
+    worked.into_iter().filter_map(hint).collect()
 }
 
 /// A memory in words.
@@ -45,7 +57,10 @@ impl Attempt {
         match event {
             Event::NatFound { predictions, .. } => self.mine.clone_from(predictions),
             Event::PeerNatFound { predictions, .. } => self.theirs.clone_from(predictions),
-            Event::Opening { id, .. } => self.round = Some(id.round.saturating_add(1)),
+            Event::Opening { id, variant, .. } => {
+                self.round = Some(id.round.saturating_add(1));
+                self.kind = Some(variant.saturating_add(1));
+            }
             _ => {}
         }
     }
@@ -82,7 +97,7 @@ impl Attempt {
             host: Worked::label(name, server),
             ours: word(Some(mine)),
             theirs: word(self.theirs.first()),
-            round: self.round.unwrap_or(1),
+            round: self.kind.unwrap_or(1),
             at: unix_now(),
         };
         worked.remember(home)

@@ -9,15 +9,16 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 
 use super::{
-    Event, Output,
+    Event, Hint, Output,
     line::Line,
     peer::{Env, HOLD, Peer},
     round::Round,
 };
 use crate::{
     channel::Full,
+    identity::Network,
     nat::{self, Prediction},
-    punch::{PLAN_VERSION, Plan, Terms, schedule},
+    punch::{Budget, Opening, PLAN_VERSION, Plan, Terms, schedule},
     wire::peer::{PeerMessage, RoundId, Start, StartRefusal},
 };
 
@@ -43,9 +44,13 @@ const LATEST: Duration = Duration::from_millis(320);
 /// After this much silence on the line an attempt asks for a new introduction.
 const SILENT: Duration = Duration::from_secs(4);
 
+/// Why a pair of firewalls is hopeless, where this side's was known too late to be planned with.
+const BOTH_STRICT: &str = "both firewalls drop the other side's SYN even when both open at once";
+
 /// An agreed instant, and what this side does at it.
 pub(super) struct Agreed {
     pub(super) id: RoundId,
+    pub(super) variant: u8,
     pub(super) at: Instant,
     pub(super) plan: Plan,
 }
@@ -168,20 +173,46 @@ impl Peer {
         }
     }
 
+    /// What a round towards the other side may spend: little where it was never heard directly, and the
+    /// server's word for where it is has been taken too often. It is planned with that, so that what is
+    /// opened are the likeliest ports.
+    pub(super) fn budget(&self, now: Instant, env: &Env) -> Budget {
+        if self.line.proved().is_empty() && !env.nat.trusts_server(now) {
+            env.budget.agreed(Budget::UNPROVED.openings)
+        } else {
+            env.budget
+        }
+    }
+
     /// Agrees on the instant.
     fn start(&mut self, now: Instant, env: &mut Env) {
-        let Some((lead, (sample, after_us))) = self.line.instant(now) else { return };
+        let budget = self.budget(now, env);
+        // An alarm that has rung is not to ring again, whatever is still missing.
+        self.crossing_until = None;
         let Some(round) = &mut self.round else { return };
         if round.waits(now, env.out) {
             return;
         }
+        let Some((lead, (sample, after_us))) = self.line.instant(now) else { return };
+        match round.is_strict(now, env.examined) {
+            Ok(false) => {}
+            Ok(true) => {
+                if let Err(why) = round.give_up(now, BOTH_STRICT.into()) {
+                    self.hopeless(now, why, env);
+                }
+                return;
+            }
+            Err(until) => return self.crossing_until = Some(until),
+        }
         let (Some(mine), Some(theirs)) = (round.mine(), round.theirs()) else { return };
         let digest = nat::digest(mine, theirs);
         let id = round.id;
-        let (budget, window_ms) = round.agree(now, lead, self.line.budget(env.budget));
+        let first = self.worked.or_else(|| hint(env.hints, mine)).filter(|_| self.failures == 0);
+        let variant = variant(first.unwrap_or(0), id.round);
+        let (budget, window_ms) = round.agree(now, lead, budget);
         let window = Duration::from_millis(window_ms.into());
         let spent = env.nat.held(now);
-        let plan = match round.plan(&Terms { initiator: true, round: id.round, budget, window, spent }) {
+        let plan = match round.plan(&Terms { initiator: true, round: variant, budget, window, spent }) {
             Ok(plan) => plan,
             Err(why) => {
                 if let Err(why) = round.give_up(now, why) {
@@ -192,9 +223,19 @@ impl Peer {
         };
         let (next, their_next) = round.bases();
         let budget = budget.openings;
-        let start =
-            Start { id, plan: PLAN_VERSION, budget, window_ms, digest, after_us, sample, next, their_next };
-        self.open(now, Agreed { id, at: now + lead, plan }, env);
+        let start = Start {
+            id,
+            plan: PLAN_VERSION,
+            variant,
+            budget,
+            window_ms,
+            digest,
+            after_us,
+            sample,
+            next,
+            their_next,
+        };
+        self.open(now, Agreed { id, variant, at: now + lead, plan }, env);
         let _ = self.line.send(now, PeerMessage::Start(start));
     }
 
@@ -219,13 +260,13 @@ impl Peer {
         let plan = round
             .plan(&Terms {
                 initiator: false,
-                round: start.id.round,
+                round: start.variant,
                 budget: env.budget.agreed(start.budget),
                 window,
                 spent,
             })
             .map_err(|_| StartRefusal::Spent)?;
-        self.open(now, Agreed { id: start.id, at, plan }, env);
+        self.open(now, Agreed { id: start.id, variant: start.variant, at, plan }, env);
         Ok(())
     }
 
@@ -239,7 +280,7 @@ impl Peer {
         let (Some(mine), Some(theirs)) = (round.mine(), round.theirs()) else {
             return Err(StartRefusal::Digest);
         };
-        if start.plan != PLAN_VERSION {
+        if start.plan != PLAN_VERSION || start.variant >= schedule::ROUNDS {
             return Err(StartRefusal::Plan);
         }
         let named = |next: &[u16], side: &[Prediction]| next.is_empty() || next.len() == side.len();
@@ -256,14 +297,21 @@ impl Peer {
 
     /// The instant is agreed: the round of that number opens, or the kept one is repeated.
     pub(super) fn open(&mut self, now: Instant, agreed: Agreed, env: &mut Env) {
-        let Agreed { id, at, plan } = agreed;
+        let Agreed { id, variant, at, plan } = agreed;
         let kept = self.kept.as_mut().map(|kept| &mut kept.round);
         let Some(round) = self.round.as_mut().filter(|r| r.id == id).or(kept) else { return };
-        let openings = round.open(at, plan, env.server, self.line.proved(), env.out);
+        round.variant = variant;
+        let mut proved = self.line.proved().to_vec();
+        let is_little = plan.openings.len() <= usize::from(Budget::UNPROVED.openings);
+        let is_proved = |opening: &Opening| proved.contains(&opening.remote.ip());
+        if !is_little && !plan.openings.iter().all(is_proved) && env.nat.trust_server(now) {
+            proved.extend(self.line.named());
+        }
+        let openings = round.open(at, plan, env.server, &proved, env.out);
         env.nat.made(now, openings);
         env.nat.turn_ends(self.id, at + LATEST);
         let lead = at.saturating_duration_since(now);
-        env.out.push_back(Output::Event(Event::Opening { peer: self.id, id, lead, openings }));
+        env.out.push_back(Output::Event(Event::Opening { peer: self.id, id, variant, lead, openings }));
     }
 
     /// The round brought nothing: another one, or a pause.
@@ -307,8 +355,24 @@ impl Peer {
     pub(super) fn silent_at(&self) -> Option<Instant> {
         let needed = self.initiator && self.link.is_none() && self.closing.is_none();
         // While there was a link nobody spoke on the line: its silence counts from the attempt on.
-        needed.then(|| self.line.heard().max(self.attempt_began) + SILENT)
+        let since = self.line.heard().max(self.attempt_began);
+        needed.then(|| since.max(self.quiet_until.unwrap_or(since)) + SILENT)
     }
+}
+
+/// The kind of each round of an attempt: what worked before, then the others in their order.
+fn variant(first: u8, round: u8) -> u8 {
+    match round {
+        0 => first,
+        round if round <= first => round - 1,
+        round => round,
+    }
+}
+
+/// What is remembered of this side's network.
+fn hint(hints: &[Hint], mine: &[Prediction]) -> Option<u8> {
+    let here = |hint: &&Hint| mine.iter().any(|mine| Network::of(mine.address) == hint.network);
+    hints.iter().find(here).map(|hint| hint.variant).filter(|variant| *variant < schedule::ROUNDS)
 }
 
 /// In words.

@@ -130,7 +130,9 @@ impl Endpoint {
             probe_servers,
             server: address,
             budget,
+            hints,
             nat,
+            examined,
             out,
             part,
             servers,
@@ -138,8 +140,9 @@ impl Endpoint {
         } = self;
         let Part::Client(asking) = part else { return };
         if lonely && asking.early.is_none() {
+            let (server, budget) = (*address, *budget);
             let mut env =
-                Env { key, rng, next_ports, probe_servers, server: *address, budget: *budget, nat, out };
+                Env { key, rng, next_ports, probe_servers, server, budget, hints, nat, examined, out };
             asking.early = Some(env.round(now, FIRST));
         }
         // The server was asked over a family that gets no answer, and answers over another one.
@@ -270,6 +273,7 @@ impl Endpoint {
         let Part::Client(asking) = &mut self.part else { return };
         if let Some(round) = &mut asking.early {
             round.conclude(now, &mut self.out);
+            self.examined.measured(now, round.mine().unwrap_or_default(), &mut self.out);
         }
         let stale = asking.early.take_if(|round| round.begun() + EARLY <= now);
         if let Some(round) = stale {

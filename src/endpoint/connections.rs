@@ -97,6 +97,11 @@ impl Peer {
         env.nat.turn_ends(self.id, now);
         self.failures = 0;
         self.retry = None;
+        if !lan {
+            let round = self.rounds().find(|round| round.ports == ports);
+            let worked = round.map(|round| round.variant);
+            self.worked = worked;
+        }
         let took = now.saturating_duration_since(since);
         let (peer, rtt, links) = (self.id, self.line.rtt(now), self.links);
         env.out.push_back(Output::Link { peer, conn, link, surplus });

@@ -11,10 +11,12 @@ use std::{
 use bytes::BytesMut;
 
 use crate::{
+    identity::Network,
     nat::Prediction,
     punch::Effort,
     secure::{EpochKeys, EstablishedLink, Psk, PublicKey, StaticKey},
     wire::{
+        examine::{Knocked, Origin},
         peer::{Goodbye, RoundId},
         probe::{ProbeAnswer, ProbeQuestion},
         server::{Decline, NameRefusal, RequestRefusal},
@@ -36,6 +38,20 @@ pub struct Settings {
     pub role: Role,
     /// How much an attempt to connect may spend.
     pub effort: Effort,
+    /// What worked before between this side's networks and the host (a client's); tried first.
+    pub hints: Vec<Hint>,
+    /// Whether the server is asked what the NAT does with SYNs from outside ([`Output::Favour`]). It takes
+    /// four punch ports more, for some seconds.
+    pub examine: bool,
+}
+
+/// From a network of this side's, rounds of a kind have worked ([`Event::Opening`] names it).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hint {
+    /// This side's public network.
+    pub network: Network,
+    /// The kind.
+    pub variant: u8,
 }
 
 /// What an endpoint is.
@@ -121,6 +137,15 @@ pub enum Input {
         /// What the server said; `None` if it could not be reached.
         answer: Option<ProbeAnswer>,
     },
+    /// Answer to [`Output::Favour`].
+    Favour {
+        /// From the request.
+        ports: PortsId,
+        /// From the request.
+        favour: Favour,
+        /// What the server found; `None` if it did not answer.
+        answer: Option<Knocked>,
+    },
     /// A connection asked for by [`Output::Connect`] is established.
     Connected {
         /// From the request.
@@ -181,6 +206,15 @@ pub enum Input {
     Stop,
 }
 
+/// What a server is asked to do towards this side's NAT ([`crate::wire::examine`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Favour {
+    /// To open to a port from where it was not contacted.
+    Knock(Origin),
+    /// To open to a port at the moment at which that port opens to the server.
+    Cross,
+}
+
 /// How an opening failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OpenFailure {
@@ -238,6 +272,18 @@ pub enum Output {
         server: SocketAddr,
         /// What to ask.
         question: ProbeQuestion,
+    },
+    /// Have the server open towards a punch port that has no connection to it yet. The SYN of the request
+    /// leaves now, in the order of the outputs.
+    Favour {
+        /// The set.
+        ports: PortsId,
+        /// Index of the punch port.
+        local: u16,
+        /// The server.
+        server: SocketAddr,
+        /// What it is to do.
+        favour: Favour,
     },
     /// Listen on a punch port, in both families, until the set is released.
     Listen {
@@ -405,6 +451,8 @@ pub enum Event {
         peer: PeerId,
         /// The round.
         id: RoundId,
+        /// Its kind, from 0: what to remember where a connection comes of it ([`Hint`]).
+        variant: u8,
         /// Time to the instant.
         lead: Duration,
         /// Connections that this side will open.

@@ -99,11 +99,13 @@ impl Peer {
         let (Some(mine), Some(theirs)) = (round.mine(), round.theirs()) else { return false };
         let digest = nat::digest(mine, theirs);
         round.turn(id);
+        let variant = round.variant;
         let Ok(plan) = round.plan(&Self::again(true, env.budget)) else { return false };
         let budget = env.budget.openings;
         let start = Start {
             id,
             plan: PLAN_VERSION,
+            variant,
             budget,
             window_ms: 0,
             digest,
@@ -120,7 +122,7 @@ impl Peer {
         }
         (self.last, self.repeat_due) = (id, false);
         let on_the_way = self.line.rtt(now).unwrap_or_default() / 2;
-        self.open(now, Agreed { id, at: now + lead.saturating_sub(on_the_way), plan }, env);
+        self.open(now, Agreed { id, variant, at: now + lead.saturating_sub(on_the_way), plan }, env);
         true
     }
 
@@ -141,7 +143,7 @@ impl Peer {
             .plan(&Self::again(false, env.budget.agreed(start.budget)))
             .map_err(|_| StartRefusal::Plan)?;
         self.last = start.id;
-        self.open(now, Agreed { id: start.id, at: now, plan }, env);
+        self.open(now, Agreed { id: start.id, variant: start.variant, at: now, plan }, env);
         Ok(())
     }
 

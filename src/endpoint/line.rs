@@ -14,7 +14,7 @@ use std::{
 
 use crate::{
     channel::{Channel, ChannelError, Full},
-    punch::{Budget, ClockFilter, Hole, PingLog, budget, schedule},
+    punch::{ClockFilter, Hole, PingLog, budget, schedule},
     secure::Psk,
     wire::peer::PeerMessage,
 };
@@ -235,10 +235,9 @@ impl Line {
         &self.sources
     }
 
-    /// What a round towards the other side may spend: little while it was never heard directly. It is planned
-    /// with that, so that what is opened are the likeliest ports.
-    pub(super) fn budget(&self, own: Budget) -> Budget {
-        if self.sources.is_empty() { own.agreed(Budget::UNPROVED.openings) } else { own }
+    /// Addresses that the server says the other peer has.
+    pub(super) fn named(&self) -> impl Iterator<Item = IpAddr> {
+        self.candidates.iter().map(SocketAddr::ip)
     }
 
     /// Round trip over the best path.

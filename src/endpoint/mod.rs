@@ -18,6 +18,7 @@ mod bases;
 mod candidates;
 mod client;
 mod connections;
+mod examination;
 #[cfg(test)]
 mod hardships;
 mod host;
@@ -42,10 +43,11 @@ use std::{
 
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
-pub use io::*;
+pub use self::{examination::Answers, io::*};
 
 use self::{
     connections::Completed,
+    examination::Examinations,
     line::{Line, Parcel, Relation},
     nat_use::NatUse,
     peer::{Env, Peer},
@@ -77,7 +79,9 @@ pub struct Endpoint {
     next_peer: u64,
     next_ports: u64,
     budget: Budget,
+    hints: Vec<Hint>,
     nat: NatUse,
+    examined: Examinations,
     out: Outbox,
     stopping: bool,
 }
@@ -91,7 +95,7 @@ enum Part {
 impl Endpoint {
     /// Sets an endpoint up; it begins by itself. `seed` is 32 fresh random bytes.
     pub fn new(now: Instant, seed: [u8; 32], settings: Settings) -> Self {
-        let Settings { key, servers, server_key, probe_servers, role, effort } = settings;
+        let Settings { key, servers, server_key, probe_servers, role, effort, hints, examine } = settings;
         let mut rng = StdRng::from_seed(seed);
         let node = rng.random();
         let server = servers.first().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), SocketAddr::ip);
@@ -99,6 +103,7 @@ impl Endpoint {
             .into_iter()
             .map(|server| Client::new(now, rng.random(), key.clone(), server, server_key, node))
             .collect();
+        let is_host = matches!(role, Role::Host { .. });
         let part = match role {
             Role::Host { name } => Part::Host(host::Host::new(name)),
             Role::Client { name, host_key, invite } => {
@@ -116,7 +121,9 @@ impl Endpoint {
             next_peer: 0,
             next_ports: 0,
             budget: effort.budget(),
+            hints,
             nat: NatUse::default(),
+            examined: Examinations::new(examine, is_host),
             out: VecDeque::new(),
             stopping: false,
         };
@@ -148,7 +155,8 @@ impl Endpoint {
         match input {
             Input::Admit { ask, verdict } => self.admit(now, ask, verdict),
             Input::Bound { ports, v4, v6, lan } => {
-                if let Some(early) = self.early_round(ports) {
+                if self.examined.bound(now, ports, (v4.len(), v6.len()), &mut self.out) {
+                } else if let Some(early) = self.early_round(ports) {
                     let (batch, servers) = (self.rng.random(), &self.probe_servers);
                     let means = Means { servers, batch, pause: self.nat.pause() };
                     // Only a client has an early round, and it is not in use elsewhere.
@@ -160,7 +168,8 @@ impl Endpoint {
                 }
             }
             Input::BindFailed { ports, why } => {
-                if self.early_round(ports).is_none() {
+                let is_examination = self.examined.bind_failed(ports, &mut self.out);
+                if !is_examination && self.early_round(ports).is_none() {
                     self.with_ports(ports, |peer, env| peer.bind_failed(now, ports, why, env));
                 }
             }
@@ -171,6 +180,9 @@ impl Endpoint {
                 } else {
                     self.with_ports(ports, |peer, env| peer.probed(now, (ports, number), answer, env));
                 }
+            }
+            Input::Favour { ports, favour, answer } => {
+                self.examined.answered(now, ports, (favour, answer), &mut self.out);
             }
             Input::Connected { ports, opening, conn } => {
                 self.completed(now, ports, conn, Completed::Opening(opening));
@@ -193,6 +205,7 @@ impl Endpoint {
             }
             Input::End { peer, why } => self.with_peer(peer, |peer, env| peer.end(now, why, env.out)),
             Input::NetworkChanged => {
+                self.examined.forget_all(&mut self.out);
                 self.servers.iter_mut().for_each(|s| s.handle_network_change(now));
                 let ids: Vec<PeerId> = self.peers.keys().copied().collect();
                 for id in ids {
@@ -317,6 +330,7 @@ impl Endpoint {
                         self.out.push_back(Output::Event(Event::ServerKey(server_key)));
                     }
                     self.out.push_back(Output::Event(Event::ServerReached { path, observed, took }));
+                    self.examine(server, observed);
                     self.server_reached(now, server);
                 }
                 ClientEvent::KeyChanged { found } => {
@@ -325,7 +339,7 @@ impl Endpoint {
                 ClientEvent::Version { theirs } => {
                     self.out.push_back(Output::Event(Event::ServerVersion { theirs }));
                 }
-                ClientEvent::Moved { .. } => {}
+                ClientEvent::Moved { observed, .. } => self.examine(server, observed),
                 // One address family is enough: many networks have no IPv6.
                 ClientEvent::Silent { .. } if self.reached_over().is_some() => {}
                 ClientEvent::Silent { since } => {
@@ -363,6 +377,14 @@ impl Endpoint {
                 Part::Client(_) => self.client_message(now, server, other),
             },
         }
+    }
+
+    /// A server sees this side: before anything else is measured, it is asked what the NAT lets in.
+    fn examine(&mut self, server: usize, observed: SocketAddr) {
+        let Some(address) = self.servers.get(server).map(Client::server) else { return };
+        self.next_ports += 1;
+        let ports = PortsId(self.next_ports);
+        self.examined.reached((server, address), observed.ip(), ports, &mut self.out);
     }
 
     /// Says to a server, new or found again, what this endpoint is there for.
@@ -427,8 +449,11 @@ impl Endpoint {
     }
 
     fn with_peer(&mut self, id: PeerId, run: impl FnOnce(&mut Peer, &mut Env)) {
-        let Endpoint { key, rng, next_ports, probe_servers, server, budget, nat, out, .. } = self;
-        let mut env = Env { key, rng, next_ports, probe_servers, server: *server, budget: *budget, nat, out };
+        let Endpoint {
+            key, rng, next_ports, probe_servers, server, budget, hints, nat, examined, out, ..
+        } = self;
+        let (server, budget) = (*server, *budget);
+        let mut env = Env { key, rng, next_ports, probe_servers, server, budget, hints, nat, examined, out };
         if let Some(peer) = self.peers.get_mut(&id) {
             run(peer, &mut env);
         }

@@ -15,6 +15,14 @@ const HELD: Duration = Duration::from_secs(240);
 /// Most entries that are remembered: rounds of all sessions in that time. Older ones are forgotten first.
 const MAX_ENTRIES: usize = 1024;
 
+/// Where no datagram gets through directly (UDP is blocked, or ports move for UDP as well) only the server
+/// says where the peer is, and a server may lie. Then full effort is made in so many rounds ...
+const MOST_ON_HEARSAY: usize = 8;
+
+/// ... within this time by all sessions together: two attempts, or 8192 SYNs in ten minutes, with which nobody
+/// is flooded. All further rounds make do with [`Budget::UNPROVED`](crate::punch::Budget::UNPROVED).
+const HEARSAY: Duration = Duration::from_secs(600);
+
 /// Longest turn: a round that is not agreed on by then has lost its partner, and others wait.
 const LONGEST_TURN: Duration = Duration::from_secs(3);
 
@@ -29,9 +37,24 @@ pub(super) struct NatUse {
     /// A server is so far away.
     round_trip: Duration,
     turn: Option<(PeerId, Instant)>,
+    /// Full efforts towards addresses that only the server vouches for.
+    on_hearsay: VecDeque<Instant>,
 }
 
 impl NatUse {
+    /// May a round make full effort towards an address that only the server vouches for?
+    pub(super) fn trusts_server(&self, now: Instant) -> bool {
+        self.on_hearsay.iter().filter(|at| **at + HEARSAY > now).count() < MOST_ON_HEARSAY
+    }
+
+    /// The same for a round that does: it counts.
+    pub(super) fn trust_server(&mut self, now: Instant) -> bool {
+        self.on_hearsay.retain(|at| *at + HEARSAY > now);
+        let may = self.trusts_server(now);
+        self.on_hearsay.extend(may.then_some(now));
+        may
+    }
+
     /// So many connections were made, each to a destination of its own.
     pub(super) fn made(&mut self, now: Instant, connections: usize) {
         if connections > 0 {
@@ -123,6 +146,17 @@ mod tests {
             shared.reached(ms(round_trip));
             assert_eq!(shared.pause(), Some(ms(pause)));
         }
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "virtual time has to begin somewhere")]
+    fn a_server_is_trusted_with_a_few_rounds_only() {
+        let now = Instant::now();
+        let mut shared = NatUse::default();
+        let granted = (0..100).filter(|_| shared.trust_server(now)).count();
+        assert_eq!(granted, MOST_ON_HEARSAY);
+        assert!(!shared.trusts_server(now + HEARSAY - Duration::from_secs(1)));
+        assert!(shared.trusts_server(now + HEARSAY));
     }
 
     #[test]

@@ -11,9 +11,10 @@ use std::{
 use rand::{Rng, RngExt, rngs::StdRng};
 
 use super::{
-    Event, Outbox, Output, PeerId, PortsId,
+    Event, Hint, Outbox, Output, PeerId, PortsId,
     attempt::{ATTEMPT, PREPARE, refusal},
     candidates::Candidates,
+    examination::Examinations,
     host::PROOF,
     kept::Kept,
     line::Line,
@@ -47,7 +48,10 @@ pub(super) struct Env<'a> {
     pub(super) server: IpAddr,
     /// What a round may spend.
     pub(super) budget: Budget,
+    /// What worked from which network.
+    pub(super) hints: &'a [Hint],
     pub(super) nat: &'a mut NatUse,
+    pub(super) examined: &'a mut Examinations,
     pub(super) out: &'a mut Outbox,
 }
 
@@ -88,6 +92,10 @@ pub(super) struct Peer {
     pub(super) links: u32,
     /// The direct path that was told of last.
     hole: Option<SocketAddr>,
+    /// Both sides wait for what comes of their openings, and have nothing to say until then.
+    pub(super) quiet_until: Option<Instant>,
+    /// The kind of round that worked last in this session, from this place.
+    pub(super) worked: Option<u8>,
     /// The round that was begun last.
     pub(super) last: RoundId,
     /// When the latest rounds were prepared (responder only).
@@ -97,6 +105,8 @@ pub(super) struct Peer {
     pub(super) attempt_began: Instant,
     pub(super) failures: u32,
     pub(super) retry: Option<Instant>,
+    /// A round waits for a crossing until then at the longest.
+    pub(super) crossing_until: Option<Instant>,
     pub(super) closing: Option<Instant>,
     gone: bool,
 }
@@ -128,12 +138,15 @@ impl Peer {
             newest: 0,
             links: 0,
             hole: None,
+            quiet_until: None,
+            worked: None,
             last: RoundId { attempt: 0, round: 0 },
             prepared: Vec::new(),
             deferred: None,
             attempt_began: now,
             failures: 0,
             retry: None,
+            crossing_until: None,
             closing: None,
             gone: false,
         }
@@ -179,11 +192,16 @@ impl Peer {
         if self.closing.is_some() || self.gone {
             return;
         }
-        let budget = self.line.budget(env.budget);
+        let budget = self.budget(now, env);
+        if let Some(round) = &mut self.round {
+            round.conclude(now, env.out);
+            round.complete(env.examined);
+        }
         if let Some(round) = &mut self.round
             && let Some(message) = round.advance(now, self.id, (env.server, budget), env.out)
         {
             if let PeerMessage::Predicted { predictions, .. } = &message {
+                env.examined.measured(now, predictions, env.out);
                 env.nat.measured(predictions);
                 env.nat.made(now, round.connections());
             }
@@ -229,7 +247,11 @@ impl Peer {
             return;
         }
         match message {
-            PeerMessage::Ping { .. } | PeerMessage::Pong { .. } | PeerMessage::Started { .. } => {}
+            PeerMessage::Ping { .. } | PeerMessage::Pong { .. } => {}
+            PeerMessage::Started { id } => {
+                let round = self.round.as_ref().filter(|round| round.id == id);
+                self.quiet_until = round.and_then(Round::end).or(self.quiet_until);
+            }
             PeerMessage::Prepare { id } if !self.initiator => self.prepare(now, id, env),
             PeerMessage::Predicted { id, predictions, lan, age_ms, budget } => {
                 let age = self.line.rtt(now).unwrap_or_default() / 2 + Duration::from_millis(age_ms.into());
@@ -291,6 +313,7 @@ impl Peer {
     /// want of a network may succeed.
     pub(super) fn network_changed(&mut self, now: Instant, env: &mut Env) {
         self.line.handle_network_change(now);
+        self.worked = None;
         if self.initiator && self.link.is_none() && self.newest > 0 && self.closing.is_none() {
             self.failures = 0;
             self.begin_attempt(now, env);
@@ -299,6 +322,7 @@ impl Peer {
 
     fn unlinked(&mut self, now: Instant, env: &mut Env) {
         self.link = None;
+        self.quiet_until = None;
         self.failures = 0;
         if self.initiator {
             self.begin_attempt(now, env);
@@ -412,6 +436,7 @@ impl Peer {
             retired,
             self.losers_at(),
             self.retry,
+            self.crossing_until,
             closing,
             proof,
             self.line.poll_timeout(),

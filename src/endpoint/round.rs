@@ -14,11 +14,12 @@ use std::{
 
 use super::{
     Event, OpenFailure, Outbox, Output, PeerId, PortsId, bases,
+    examination::Examinations,
     openings::Openings,
     survey::{Means, Survey},
 };
 use crate::{
-    nat::{Model, Prediction},
+    nat::{Model, Prediction, SimultaneousOpen},
     punch::{Budget, FIRST_PORTS, Opening, Plan, Terms, Verdict, budget, plan, schedule::ROUND},
     wire::{
         peer::{MAX_LAN, PeerMessage, RoundId, Start},
@@ -40,6 +41,8 @@ const MOST_REPETITIONS: u16 = FIRST_PORTS / PORTS_A_REPETITION as u16 - 1;
 pub(super) struct Round {
     pub(super) id: RoundId,
     pub(super) ports: PortsId,
+    /// Its kind, once it is agreed.
+    pub(super) variant: u8,
     begun: Instant,
     has_v4: bool,
     has_v6: bool,
@@ -74,6 +77,7 @@ impl Round {
         Round {
             id,
             ports,
+            variant: 0,
             begun: now,
             has_v4: false,
             has_v6: false,
@@ -150,6 +154,33 @@ impl Round {
         if let Some(survey) = &mut self.survey {
             survey.conclude(now, out);
         }
+    }
+
+    /// Adds to this side's predictions what is known of the NAT beside its ports, as long as they are not
+    /// sent.
+    pub(super) fn complete(&mut self, examined: &Examinations) {
+        if let Some(survey) = self.survey.as_mut().filter(|_| !self.told) {
+            examined.complete(survey.predictions_mut());
+        }
+    }
+
+    /// Whether both sides drop SYNs that cross in every address family that they share, by what is known
+    /// now. `Err`: this side's crossing is under way, and worth waiting for until then.
+    pub(super) fn is_strict(&self, now: Instant, examined: &Examinations) -> Result<bool, Instant> {
+        let (mine, theirs) = (self.mine().unwrap_or_default(), self.theirs().unwrap_or_default());
+        let mut shared = theirs
+            .iter()
+            .filter(|t| mine.iter().any(|m| m.address.is_ipv4() == t.address.is_ipv4()))
+            .peekable();
+        let is_shared = shared.peek().is_some();
+        for theirs in shared {
+            let is_strict = theirs.simultaneous_open == SimultaneousOpen::Blocked
+                && examined.crossing(now, theirs.address.is_ipv4())? == SimultaneousOpen::Blocked;
+            if !is_strict {
+                return Ok(false);
+            }
+        }
+        Ok(is_shared)
     }
 
     /// This side's predictions, once it has them, as they are sent.

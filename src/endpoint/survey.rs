@@ -305,6 +305,11 @@ impl Survey {
         self.mine.as_deref()
     }
 
+    /// The same, to add to them before they are sent.
+    pub(super) fn predictions_mut(&mut self) -> &mut [Prediction] {
+        self.mine.as_deref_mut().unwrap_or_default()
+    }
+
     /// The predictions, refreshed since; once.
     pub(super) fn take_moved(&mut self) -> Option<Vec<Prediction>> {
         self.moved.take()

@@ -5,7 +5,11 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::{world::*, *};
-use crate::{nat::Model, secure::Psk, wire::server::Decline};
+use crate::{
+    nat::{Filtering, Model, SimultaneousOpen, Unsolicited},
+    secure::Psk,
+    wire::{examine::Knocked, server::Decline},
+};
 
 #[test]
 fn the_initiator_has_its_link_within_seven_round_trips() {
@@ -178,4 +182,110 @@ fn two_endpoints_without_nats_are_predicted_as_fixed() {
         _ => false,
     };
     assert!(world.heard(HOST, fixed) && world.heard(CLIENT, fixed));
+}
+
+/// What the server finds at a firewall that lets nothing in but answers.
+const STRICT: Answers =
+    Answers { from_port: Some(Knocked::Dropped), from_address: None, crossing: Some(Knocked::Dropped) };
+
+/// A world in which both sides ask what their NATs let in, with a host that has been there for a while.
+fn examined(host: Answers, client: Answers) -> World {
+    let mut world = World::new(30);
+    world.nats = [Some(host), Some(client)];
+    world.host();
+    world.run(Duration::from_secs(10), |_| false);
+    world.client(Some(key(1).public()), None);
+    world
+}
+
+#[test]
+fn two_strict_firewalls_are_told_before_anything_is_opened() {
+    let mut world = examined(STRICT, STRICT);
+    let why = |e: &Event| matches!(e, Event::Hopeless { why, .. } if why.contains("firewalls drop"));
+    assert!(world.run(Duration::from_secs(6), |w| w.heard(CLIENT, why)), "{}", world.story());
+    assert_eq!(world.connects, [0, 0]);
+    // The next attempt knows it from the beginning.
+    world.run(Duration::from_secs(20), |_| false);
+    assert_eq!(world.connects, [0, 0]);
+}
+
+#[test]
+fn a_strict_host_is_worth_the_wait_for_the_own_crossing_and_no_longer() {
+    let open = Answers { crossing: Some(Knocked::Reached), ..STRICT };
+    // Silence is not waited for longer than a crossing may take.
+    for (client, limit) in [(open, 1500), (Answers::default(), 4000)] {
+        let mut world = examined(STRICT, client);
+        let began = world.now;
+        assert!(world.run(Duration::from_secs(10), |w| w.both_linked(1)), "{}", world.story());
+        assert!(world.now - began < Duration::from_millis(limit), "{:?}", world.now - began);
+    }
+}
+
+#[test]
+fn predictions_say_what_the_nat_does_with_syns_from_outside() {
+    let resets =
+        Answers { from_port: Some(Knocked::Reset), from_address: None, crossing: Some(Knocked::Reached) };
+    let mut world = examined(resets, resets);
+    assert!(world.run(Duration::from_secs(10), |w| w.both_linked(1)), "{}", world.story());
+    let told = |e: &Event| match e {
+        Event::PeerNatFound { predictions, .. } => predictions.iter().all(|p| {
+            (p.filtering, p.unsolicited, p.simultaneous_open)
+                == (Filtering::AddressAndPortDependent, Unsolicited::Reset, SimultaneousOpen::Works)
+        }),
+        _ => false,
+    };
+    assert!(world.heard(CLIENT, told), "{}", world.story());
+    // Everything of the examination is given back: what is left are the ports of the link's round.
+    world.run(Duration::from_secs(10), |_| false);
+    assert_eq!(world.bound.len(), 2, "{:?}", world.bound);
+}
+
+#[test]
+fn an_examination_holds_up_nobody() {
+    let mut without = World::new(30);
+    without.host();
+    without.run(Duration::from_secs(10), |_| false);
+    without.client(Some(key(1).public()), None);
+    let open = Answers { crossing: Some(Knocked::Reached), ..STRICT };
+    let mut with = examined(open, STRICT);
+    let took = |world: &mut World| {
+        let began = world.now;
+        assert!(world.run(Duration::from_secs(10), |w| w.both_linked(1)), "{}", world.story());
+        world.now - began
+    };
+    assert_eq!(took(&mut with), took(&mut without));
+}
+
+#[test]
+fn what_worked_from_this_network_is_tried_first_and_then_the_others() {
+    let kinds = |hint: &str, rounds: usize| -> Vec<u8> {
+        let mut world = World::new(30);
+        let network = crate::identity::Network::of(hint.parse().expect("an address"));
+        world.hints = vec![Hint { network, variant: 2 }];
+        world.tcp = false;
+        world.host();
+        world.client(Some(key(1).public()), None);
+        world.run(Duration::from_secs(60), |w| w.kinds(HOST).len() >= rounds);
+        assert_eq!(world.kinds(CLIENT), world.kinds(HOST), "both plan the same kind");
+        world.kinds(CLIENT)
+    };
+    // After an attempt that brought nothing, what worked once is forgotten.
+    assert_eq!(kinds("198.51.100.200", 5), [2, 0, 1, 3, 0]);
+    assert_eq!(kinds("203.0.113.1", 4), [0, 1, 2, 3], "another network");
+}
+
+#[test]
+fn the_kind_of_round_that_made_the_link_makes_the_next_one() {
+    let mut world = World::new(30);
+    world.tcp = false;
+    world.host();
+    world.client(Some(key(1).public()), None);
+    assert!(world.run(Duration::from_secs(30), |w| w.kinds(CLIENT).len() == 2), "{}", world.story());
+    world.tcp = true;
+    assert!(world.run(Duration::from_secs(30), |w| w.both_linked(1)), "{}", world.story());
+    let peer = world.peer(CLIENT);
+    let epoch = world.links.iter().find(|l| l.0 == CLIENT).expect("linked").2.epoch;
+    world.tell(CLIENT, Input::LinkLost { peer, epoch });
+    assert!(world.run(Duration::from_secs(30), |w| w.both_linked(2)), "{}", world.story());
+    assert_eq!(world.kinds(CLIENT)[..3], [0, 1, 1]);
 }

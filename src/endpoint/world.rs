@@ -14,7 +14,11 @@ use crate::{
     punch::schedule::ROUND,
     rendezvous::{Limits, Server, Source},
     secure::{EstablishedLink, Psk, PublicKey},
-    wire::{probe::ProbeAnswer, server::Decline},
+    wire::{
+        examine::{Knocked, Origin},
+        probe::ProbeAnswer,
+        server::Decline,
+    },
 };
 
 pub(super) const SERVER: &str = "203.0.113.1:7862";
@@ -59,6 +63,12 @@ pub(super) struct World {
     pub(super) lost: Box<dyn FnMut(usize) -> bool>,
     /// Direct datagrams so far.
     pub(super) datagrams: usize,
+    /// What the server finds when it opens towards each side; `None` where a side does not ask.
+    pub(super) nats: [Option<Answers>; 2],
+    /// What the client remembers.
+    pub(super) hints: Vec<Hint>,
+    /// Connections that each side was to open.
+    pub(super) connects: [usize; 2],
     /// Sets of punch ports that are bound.
     pub(super) bound: std::collections::BTreeSet<(usize, PortsId)>,
 }
@@ -98,6 +108,9 @@ impl World {
             tcp: true,
             lost: Box::new(|_| false),
             datagrams: 0,
+            nats: [None, None],
+            hints: Vec::new(),
+            connects: [0, 0],
             bound: std::collections::BTreeSet::new(),
         }
     }
@@ -117,6 +130,8 @@ impl World {
             ],
             role,
             effort: crate::punch::Effort::default(),
+            hints: self.hints.clone(),
+            examine: self.nats[who].is_some(),
         };
         self.endpoints[who] = Some(Endpoint::new(self.now, seed, settings));
         self.drain(who);
@@ -192,6 +207,18 @@ impl World {
                 // SYN, SYN/ACK, question, answer.
                 self.later(self.one_way * 4, Happening::Tell(who, Input::Probed { ports, number, answer }));
             }
+            Output::Favour { ports, favour, .. } => {
+                let found = self.nats[who].unwrap_or_default();
+                let (answer, limit) = match favour {
+                    Favour::Knock(Origin::Port) => (found.from_port, 1500),
+                    Favour::Knock(Origin::Address) => (found.from_address, 1500),
+                    Favour::Cross => (found.crossing, 800),
+                };
+                let limit = if answer == Some(Knocked::Dropped) { limit } else { 0 };
+                // SYN, SYN/ACK, question, the server's SYN, its answer, the word that it came.
+                let after = self.one_way * 6 + Duration::from_millis(limit);
+                self.later(after, Happening::Tell(who, Input::Favour { ports, favour, answer }));
+            }
             Output::Listen { ports, local } => {
                 let port = 20_000 + (ports.0 as u16) * 64 + local;
                 self.listening.insert(SocketAddr::new(address(who), port), (who, ports));
@@ -199,6 +226,7 @@ impl World {
             Output::Connect { ports, opening, local, remote, at, .. } => {
                 let port = local.map_or(0, |local| 20_000 + (ports.0 as u16) * 64 + local);
                 let local = SocketAddr::new(address(who), port);
+                self.connects[who] += 1;
                 let after = at.saturating_duration_since(self.now) + self.one_way * 2;
                 self.later(after, Happening::Dial { who, local, remote, ports, opening });
             }
@@ -304,6 +332,15 @@ impl World {
 
     pub(super) fn heard(&self, who: usize, wanted: impl Fn(&Event) -> bool) -> bool {
         self.events.iter().any(|(whose, _, event)| *whose == who && wanted(event))
+    }
+
+    /// Kinds of the rounds that a side opened.
+    pub(super) fn kinds(&self, who: usize) -> Vec<u8> {
+        let kind = |(whose, _, event): &(usize, Duration, Event)| match event {
+            Event::Opening { variant, .. } if *whose == who => Some(*variant),
+            _ => None,
+        };
+        self.events.iter().filter_map(kind).collect()
     }
 
     pub(super) fn peer(&self, who: usize) -> PeerId {

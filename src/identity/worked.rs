@@ -2,7 +2,7 @@
 //!
 //! A line of the file `worked` in the state directory is `NETWORK NAME@HOST:PORT OURS THEIRS ROUND TIME`:
 //! this side's public network, the host, what the two NATs were (`fixed`, `progression`, `band`, `random`
-//! or `lan`), the round that connected (from 1) and the Unix time. It is no secret and nobody is let in by
+//! or `lan`), the kind of round that connected (from 1) and the Unix time. It is no secret and nobody is let in by
 //! it: a line that does not parse is dropped with the next rewrite.
 
 use std::{
@@ -34,7 +34,7 @@ pub struct Worked {
     pub ours: String,
     /// What the host's was.
     pub theirs: String,
-    /// The round that connected, from 1.
+    /// The kind of round that connected, from 1: the next attempt begins with it.
     pub round: u8,
     /// When, Unix time in seconds.
     pub at: u64,
@@ -88,13 +88,23 @@ impl Worked {
         file::replace(&path, &text, Access::Plain)
     }
 
+    /// What worked with that host, from every network that is remembered; the newest last.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn of_host(home: &Home, host: &str) -> Result<Vec<Worked>, IdentityError> {
+        let mut all = parse(&file::read(&home.worked(), Access::Plain)?);
+        all.retain(|known| known.host == host);
+        Ok(all)
+    }
+
     /// What worked last from that network to that host.
     ///
     /// # Errors
     /// The file cannot be read.
     pub fn recall(home: &Home, network: Network, host: &str) -> Result<Option<Worked>, IdentityError> {
-        let all = parse(&file::read(&home.worked(), Access::Plain)?);
-        Ok(all.into_iter().rfind(|known| known.network == network && known.host == host))
+        let all = Self::of_host(home, host)?;
+        Ok(all.into_iter().rfind(|known| known.network == network))
     }
 }
 

@@ -40,8 +40,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     digest::digest,
-    observe::{PROBED_LOCALS, Probe, is_settled, last_probe, pause, probe_batch, probe_more},
-    predict::predict,
+    observe::{PROBED_LOCALS, Probe, last_probe, pause, probe_batch, probe_more},
+    predict::{is_settled, predict},
     refresh::refresh,
     words::describe,
 };

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Observation, predict::predict};
+use super::Observation;
 use crate::wire::probe::MAX_BATCH;
 
 /// Punch ports that are probed, the first ones by index. Two connections from each of four ports are
@@ -64,13 +64,6 @@ pub fn pause(round_trip: Duration) -> Duration {
 const LEAST_PAUSE: Duration = Duration::from_millis(40);
 /// See [`pause`].
 const MOST_PAUSE: Duration = Duration::from_millis(200);
-
-/// Whether the observations of the first group say all that there is to say: the ports are fixed
-/// ([`Model::Fixed`], without [`Prediction::fresh`](super::Prediction::fresh)), or nothing was observed.
-pub fn is_settled(observations: &[Observation], punch_ports: &[u16]) -> bool {
-    let found = predict(observations, punch_ports);
-    found.is_none_or(|found| found.is_settled())
-}
 
 /// One more probe, for just before the instant: from the last punch port, which neither group used, with
 /// the last number that a batch can have. Its answer goes to [`super::refresh`]. `None` with too few punch

@@ -33,8 +33,7 @@ pub fn predict(observations: &[Observation], punch_ports: &[u16]) -> Option<Pred
     let (address, seen) = observe::of_one_address(observations)?;
     let Fit { model, mapping, confidence } = fixed::fit(&seen, punch_ports).unwrap_or_else(|| {
         let (mapping, draws) = draws(&seen);
-        progression::fit(&draws, mapping, progression::SMALLEST_BLOCK)
-            .unwrap_or_else(|| spread::fit(&draws, mapping))
+        progression::fit(&draws, mapping).unwrap_or_else(|| spread::fit(&draws, mapping))
     });
     let fresh = fresh(&model, mapping, &seen, punch_ports);
     let share = seen.len() * 100 / observations.len().max(1);
@@ -51,8 +50,37 @@ pub fn predict(observations: &[Observation], punch_ports: &[u16]) -> Option<Pred
     })
 }
 
+/// Whether the observations of the first group say all that there is to say: the ports are fixed
+/// ([`Model::Fixed`], without [`Prediction::fresh`], and nothing that looks like it), or nothing was observed.
+pub fn is_settled(observations: &[Observation], punch_ports: &[u16]) -> bool {
+    let Some((_, seen)) = observe::of_one_address(observations) else { return true };
+    let Some(found) = predict(observations, punch_ports) else { return true };
+    // Four ports in order are one in twelve by chance: too little to believe, enough to look again.
+    let in_order = |draws: Vec<Observation>| {
+        draws.is_sorted_by_key(|o| o.observed.port())
+            || draws.iter().rev().is_sorted_by_key(|o| o.observed.port())
+    };
+    found.is_settled() && !new_ones(&found.model, found.mapping, &seen, punch_ports).is_some_and(in_order)
+}
+
 /// The counter that new mappings draw from, where it is not known what else they might.
 fn fresh(model: &Model, mapping: Mapping, seen: &[Observation], punch_ports: &[u16]) -> Option<Counter> {
+    // A carrier that keeps ports (RFC 6888) draws them out of the customer's block: that they are close
+    // together says nothing.
+    match progression::fit(&new_ones(model, mapping, seen, punch_ports)?, mapping)?.model {
+        Model::Progression(counter) => Some(counter),
+        _ => None,
+    }
+}
+
+/// The first observation of each local port, where only those are predicted, and where one server address
+/// cannot tell whether they hold for others.
+fn new_ones(
+    model: &Model,
+    mapping: Mapping,
+    seen: &[Observation],
+    punch_ports: &[u16],
+) -> Option<Vec<Observation>> {
     let Model::Fixed { ports } = model else { return None };
     let known = ports.len() >= punch_ports.len().min(MAX_PORTS);
     let one_address = seen.iter().all(|o| Some(o.server.ip()) == seen.first().map(|f| f.server.ip()));
@@ -63,11 +91,7 @@ fn fresh(model: &Model, mapping: Mapping, seen: &[Observation], punch_ports: &[u
     for &observation in seen {
         firsts.entry(observation.local).or_insert(observation);
     }
-    // Nobody has a block of his own in which he keeps his ports: it is this, or draws out of everything.
-    match progression::fit(&in_a_row(firsts.into_values()), mapping, spread::SMALLEST_RANGE)?.model {
-        Model::Progression(counter) => Some(counter),
-        _ => None,
-    }
+    Some(in_a_row(firsts.into_values()))
 }
 
 /// In the order in which they left, numbered anew: those that drew nothing are no gaps in the numbers.

@@ -21,7 +21,7 @@ const ALPHA: f64 = 5e-5;
 
 /// Smallest block that a carrier gives to a customer (RFC 7422's examples begin there): draws out of it
 /// are the hardest to tell from a counter, so it is what the range is held against.
-pub(super) const SMALLEST_BLOCK: u32 = 256;
+const SMALLEST_BLOCK: u32 = 256;
 
 /// The ports that NATs usually count through, and how many they are.
 const USUAL: (i32, i32) = (1024, 65_535);
@@ -31,11 +31,11 @@ const USUAL_PORTS: i32 = USUAL.1 - USUAL.0 + 1;
 const LONGEST_WINDOW_US: u64 = 10_000_000;
 
 /// Fits [`Model::Progression`] to new ports in the order in which their connections left, or says that
-/// they were not counted. `lottery`: the number of ports that they were drawn from otherwise.
-pub(super) fn fit(draws: &[Observation], mapping: Mapping, lottery: u32) -> Option<Fit> {
+/// they were not counted.
+pub(super) fn fit(draws: &[Observation], mapping: Mapping) -> Option<Fit> {
     let ports: Vec<i32> = draws.iter().map(|o| i32::from(o.observed.port())).collect();
-    let straight = Run::of(ports.clone(), None, lottery);
-    let passing = over_the_end(&ports).and_then(|(ports, turn)| Run::of(ports, Some(turn), lottery));
+    let straight = Run::of(ports.clone(), None);
+    let passing = over_the_end(&ports).and_then(|(ports, turn)| Run::of(ports, Some(turn)));
     let runs = straight.into_iter().chain(passing);
     let run = runs.min_by(|a, b| a.chance.total_cmp(&b.chance)).filter(|run| run.chance <= ALPHA)?;
 
@@ -75,7 +75,7 @@ struct Turn {
 }
 
 impl Run {
-    fn of(mut positions: Vec<i32>, turn: Option<Turn>, lottery: u32) -> Option<Self> {
+    fn of(mut positions: Vec<i32>, turn: Option<Turn>) -> Option<Self> {
         let n = positions.len();
         let pairs = positions.iter().enumerate();
         let pairs = pairs.flat_map(|(i, a)| positions.iter().skip(i + 1).map(move |b| (a, b)));
@@ -88,7 +88,7 @@ impl Run {
         }
         let range = positions.last()?.abs_diff(*positions.first()?);
         let order = order_by_chance(n, falling.min(rising));
-        let close = range_by_chance(n, range, lottery);
+        let close = range_by_chance(n, range, SMALLEST_BLOCK);
         let chance = match &turn {
             None => order * close,
             // There were as many places to cut as ports.

@@ -15,7 +15,7 @@ const ALPHA: f64 = 1e-3;
 
 /// The narrowest range that a NAT without blocks is known to draw from: Linux's ephemeral ports,
 /// 32768 to 60999. A wider one makes the error rarer still.
-pub(super) const SMALLEST_RANGE: u32 = 28_232;
+const SMALLEST_RANGE: u32 = 28_232;
 
 /// The range of n draws is widened by one part in this many on either side. It then holds the next draw
 /// with 95 % for n = 8 instead of (n-1)/(n+1) = 78 %, and with 99.6 % for n = 16.

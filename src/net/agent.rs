@@ -227,6 +227,9 @@ impl Agent {
             Output::Probe { ports, number, local, server, question } => {
                 self.ports.probe(ports, number, local, server, question);
             }
+            Output::Favour { ports, local, server, favour } => {
+                self.ports.favour(ports, local, server, favour);
+            }
             Output::Listen { ports, local } => self.ports.listen(ports, local),
             Output::Connect { ports, opening, local, remote, at, ttl } => {
                 self.ports.connect(ports, opening, local, remote, at, ttl);

@@ -18,7 +18,7 @@ use super::{
     tunnel::Tunnel,
 };
 use crate::{
-    endpoint::{Input, Role},
+    endpoint::{self, Hint, Input, Role},
     error::{ConfigError, Error, NetworkError},
     identity::{Code, Name},
     secure::PublicKey,
@@ -40,6 +40,7 @@ pub struct ClientBuilder {
     invite: Option<Code>,
     patience: Duration,
     wait: Option<Duration>,
+    hints: Vec<Hint>,
     common: Common,
 }
 
@@ -75,6 +76,7 @@ impl Client {
             invite: None,
             patience: PATIENCE,
             wait: None,
+            hints: Vec::new(),
             common: Common::new(),
         }
     }
@@ -267,6 +269,12 @@ impl ClientBuilder {
         self
     }
 
+    /// What worked before with this host, from which network; the core tries it first.
+    pub fn hints(mut self, hints: Vec<Hint>) -> Self {
+        self.hints = hints;
+        self
+    }
+
     /// How long to wait for a host that is not there; without this, for ever.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = Some(wait);
@@ -289,6 +297,7 @@ impl ClientBuilder {
         let invite = self.invite.map(|code| (code.id(), code.psk()));
         let role = Role::Client { name: name.to_string(), host_key: self.host_key, invite };
         let settings = self.common.settings(key, role).await?;
+        let settings = endpoint::Settings { hints: self.hints, ..settings };
         let events = self.common.events;
         let (phases, phase) = watch::channel(Phase::Asking);
         let phases = Arc::new(phases);

@@ -9,10 +9,13 @@ use crate::{
     endpoint::{Role, Settings},
     error::{ConfigError, Error, NetworkError},
     identity::ServerName,
-    punch::Effort,
+    punch::{Effort, FIRST_PORTS},
     secure::{PublicKey, StaticKey},
     wire::DEFAULT_PROBE_PORT,
 };
+
+/// Punch ports of a first round, and four more.
+const ENOUGH_TO_EXAMINE: usize = FIRST_PORTS as usize + 4;
 
 /// How long a session without a link lives, where nothing else is said.
 const LINGER: Duration = Duration::from_secs(24 * 3600);
@@ -69,7 +72,10 @@ impl Common {
             PunchPorts::check(&servers, range)
                 .map_err(|(address, source)| ConfigError::Listen { address, source })?;
         }
-        Ok(Settings { key, servers, server_key, probe_servers, effort: self.effort, role })
+        // Where there are few ports, probes need all of them.
+        let examine = self.punch_ports.as_ref().is_none_or(|range| range.len() >= ENOUGH_TO_EXAMINE);
+        let (effort, hints) = (self.effort, Vec::new());
+        Ok(Settings { key, servers, server_key, probe_servers, effort, hints, examine, role })
     }
 
     /// Addresses of the server, one for each family, and of all that are probed.

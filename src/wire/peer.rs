@@ -128,6 +128,9 @@ pub struct Start {
     pub id: RoundId,
     /// [`crate::punch::PLAN_VERSION`] of the initiator.
     pub plan: u8,
+    /// Which kind of round it is, below [`crate::punch::schedule::ROUNDS`]: its number within the attempt,
+    /// unless another kind worked last between these networks and is tried first.
+    pub variant: u8,
     /// The smaller of both sides' budgets of openings.
     pub budget: u16,
     /// [`crate::nat::digest`] of the initiator's predictions, then the responder's, as sent.

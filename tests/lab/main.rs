@@ -27,6 +27,7 @@ mod scene;
 mod service;
 mod side;
 mod ssh;
+mod table;
 mod timing;
 mod translate;
 mod tun;
@@ -105,6 +106,7 @@ fn cells() -> Vec<Cell> {
     cells.extend(ground::cells());
     cells.extend(opens::cells());
     cells.extend(tunnels::cells());
+    cells.extend(table::cells());
     cells.extend(timing::cells());
     cells.extend(recovery::cells());
     cells.extend(kills::cells());

@@ -96,7 +96,7 @@ pub(crate) fn all(found: &Examination, effort: Effort) -> Vec<Finding> {
     all.push(address(found, prediction));
     all.extend([mapping(prediction), ports(found, prediction), filtering(found, prediction)]);
     all.extend(unsolicited(prediction));
-    all.push(simultaneous_open(prediction));
+    all.push(simultaneous_open(found, prediction));
     all.extend([udp_mapping(found, prediction), hairpin(found)]);
     all.push(verdict(found, prediction, effort));
     all
@@ -197,7 +197,8 @@ fn ports(found: &Examination, prediction: &Prediction) -> Finding {
 }
 
 fn filtering(found: &Examination, prediction: &Prediction) -> Finding {
-    let one_address = found.from_address.is_none_or(|a| a == punchtunnel::wire::examine::Knocked::Unable);
+    let one_address =
+        found.answers.from_address.is_none_or(|a| a == punchtunnel::wire::examine::Knocked::Unable);
     let (level, says) = match prediction.filtering {
         Filtering::EndpointIndependent => {
             (Level::Ok, "endpoint-independent: once a port is open, anybody gets in")
@@ -212,9 +213,10 @@ fn filtering(found: &Examination, prediction: &Prediction) -> Finding {
         Filtering::AddressAndPortDependent => {
             (Level::Ok, "address- and port-dependent: only what was contacted gets in")
         }
-        Filtering::Unknown => (Level::Warn, "not measured: the server did not knock (an older one, or busy)"),
+        Filtering::Unknown => (Level::Warn, why_not(found)),
     };
-    Finding::new(level, "filtering", says)
+    let finding = Finding::new(level, "filtering", says);
+    if level == Level::Ok { finding } else { finding.advise(advice_to_ask(found)) }
 }
 
 fn unsolicited(prediction: &Prediction) -> Option<Finding> {
@@ -238,7 +240,25 @@ fn unsolicited(prediction: &Prediction) -> Option<Finding> {
     Some(Finding::new(level, "unsolicited SYN", says))
 }
 
-fn simultaneous_open(prediction: &Prediction) -> Finding {
+/// Why something is not known that the server is asked for.
+fn why_not(found: &Examination) -> &'static str {
+    if found.asked {
+        "not measured: the server did not open a connection to here"
+    } else {
+        "not measured: --punch-port leaves no port for it"
+    }
+}
+
+/// What to do about that.
+fn advice_to_ask(found: &Examination) -> &'static str {
+    if found.asked {
+        "the server may be an older version, or busy: try again in a minute"
+    } else {
+        "give --punch-port a range of at least 16, as 40000-40015"
+    }
+}
+
+fn simultaneous_open(found: &Examination, prediction: &Prediction) -> Finding {
     let about = "simultaneous open";
     match prediction.simultaneous_open {
         SimultaneousOpen::Works => Finding::new(Level::Ok, about, "SYNs that cross make a connection"),
@@ -249,14 +269,14 @@ fn simultaneous_open(prediction: &Prediction) -> Finding {
              networks that do the same",
         )
         .advise("let incoming TCP to fixed ports pass there, and use --punch-port with them"),
-        SimultaneousOpen::Unknown => {
-            let why = if matches!(prediction.model, Model::Fixed { .. }) {
-                "the server did not open (an older one, or busy)"
-            } else {
-                "the port of a single connection cannot be foretold exactly"
-            };
-            Finding::new(Level::Warn, about, format!("not measured: {why}"))
+        SimultaneousOpen::Unknown if matches!(prediction.model, Model::Fixed { .. }) => {
+            Finding::new(Level::Warn, about, why_not(found)).advise(advice_to_ask(found))
         }
+        SimultaneousOpen::Unknown => Finding::new(
+            Level::Ok,
+            about,
+            "not measured, which takes a NAT that keeps ports; nearly all let SYNs through that cross",
+        ),
     }
 }
 

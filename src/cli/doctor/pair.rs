@@ -76,7 +76,8 @@ impl Trial {
     /// Connects and listens to what happens.
     pub(crate) async fn run(self, servers: &Servers, place: &Place) -> Result<Outcome, Error> {
         let builder = Client::builder(self.name.as_str()).key(self.key).host_key(self.host_key).wait(WAIT);
-        let builder = servers.set_up(builder);
+        let hints = memory::hints(&place.home, &self.name, servers.name());
+        let builder = servers.set_up(builder).hints(hints);
         let mut events = builder.events();
         let mut outcome = Outcome {
             name: self.name,

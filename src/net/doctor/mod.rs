@@ -5,7 +5,6 @@
 //! not contacted; both open towards each other; and this machine connects to its own external address.
 //! Beside that, UDP mirrors show whether UDP passes and how it is mapped. A few seconds in all.
 
-mod favours;
 mod mirror;
 
 use std::{
@@ -17,13 +16,13 @@ use std::{
 pub use self::mirror::Mirrors;
 use super::{
     clock, lan, limits,
-    ports::{PunchPorts, socket::Family},
+    ports::PunchPorts,
     setup::{Common, common_setters},
 };
 use crate::{
-    endpoint::{Input, PortsId},
+    endpoint::{Answers, Favour, Input, PortsId},
     error::{ConfigError, Error, NetworkError},
-    nat::{self, Filtering, Model, Observation, Prediction, SimultaneousOpen, Unsolicited},
+    nat::{self, Observation, Prediction},
     punch::FIRST_PORTS,
     wire::{
         examine::{Knocked, Origin},
@@ -66,12 +65,10 @@ pub struct Examination {
     pub prediction: Option<Prediction>,
     /// Local numbers of the punch ports, by index.
     pub punch_ports: Vec<u16>,
-    /// The answer to a knock from another port.
-    pub from_port: Option<Knocked>,
-    /// The answer to a knock from another address.
-    pub from_address: Option<Knocked>,
-    /// What became of the server's SYN that crossed ours.
-    pub crossing: Option<Knocked>,
+    /// Whether the server was asked to knock: that takes punch ports which no probe used.
+    pub asked: bool,
+    /// What the server found when it knocked, and when SYNs crossed.
+    pub answers: Answers,
     /// Whether a connection to one's own external address comes back; `None` where that was not tried.
     pub hairpin: Option<bool>,
     /// Shortest time from a probe's SYN to its answer: two round trips.
@@ -138,9 +135,8 @@ impl DoctorBuilder {
             probes: (0, 0),
             prediction: None,
             punch_ports,
-            from_port: None,
-            from_address: None,
-            crossing: None,
+            asked: false,
+            answers: Answers::default(),
             hairpin: None,
             answered_in: None,
             udp: Mirrors::default(),
@@ -149,11 +145,8 @@ impl DoctorBuilder {
         found.prediction = nat::predict(&seen, &found.punch_ports);
         let Some(first) = seen.first().copied() else { return Ok(found) };
         found.ask_favours(&mut ports, first.server).await;
-        let Examination { from_port, from_address, crossing, .. } = found;
         if let Some(prediction) = &mut found.prediction {
-            prediction.filtering = filtering(from_port, from_address);
-            prediction.unsolicited = unsolicited(from_port, from_address);
-            prediction.simultaneous_open = simultaneous_open(&prediction.model, crossing);
+            found.answers.complete(prediction);
         }
         found.hairpin = found.connect_to_itself(&mut ports, &seen).await;
         Ok(found)
@@ -226,21 +219,33 @@ impl Examination {
 
     /// Knocks and a crossing, each from a punch port that was not probed: those have the tuple already.
     async fn ask_favours(&mut self, ports: &mut PunchPorts, server: SocketAddr) {
-        let family = Family::of(&server);
-        let unused = |index: u16| {
-            let port = self.punch_ports.get(usize::from(FIRST_UNUSED + index)).copied();
-            port.map(|port| favours::Favour { family, port, server })
-        };
-        for index in [0, 1] {
-            // What gets in must not be reset by this machine itself.
-            ports.listen(SET, FIRST_UNUSED + index);
+        let unused = |index: u16| Some(FIRST_UNUSED + index).filter(|&local| self.punch_port(local) != 0);
+        let (mut waiting, mut again) = (0, unused(3));
+        let favours = [Favour::Knock(Origin::Port), Favour::Knock(Origin::Address), Favour::Cross];
+        for (index, favour) in (0..).zip(favours) {
+            let Some(local) = unused(index) else { continue };
+            if favour != Favour::Cross {
+                // What gets in must not be reset by this machine itself.
+                ports.listen(SET, local);
+            }
+            ports.favour(SET, local, server, favour);
+            waiting += 1;
         }
-        let (from_port, from_address, crossing) = tokio::join!(
-            favours::knock(unused(0), Origin::Port),
-            favours::knock(unused(1), Origin::Address),
-            favours::cross([unused(2), unused(3)]),
-        );
-        (self.from_port, self.from_address, self.crossing) = (from_port, from_address, crossing);
+        let asked = waiting > 0;
+        while waiting > 0 {
+            let Input::Favour { favour, answer, .. } = ports.next().await else { continue };
+            waiting -= 1;
+            self.answers.note(favour, answer);
+            // Once more: packets get lost.
+            if favour == Favour::Cross
+                && answer == Some(Knocked::Dropped)
+                && let Some(local) = again.take()
+            {
+                ports.favour(SET, local, server, Favour::Cross);
+                waiting += 1;
+            }
+        }
+        self.asked = asked;
     }
 
     /// Opens from two punch ports towards where the server saw the other one: what filters needs both.
@@ -271,60 +276,6 @@ impl Examination {
     }
 }
 
-/// What the knocks say. Where the server has no second address, a NAT that lets its other port in may
-/// look at addresses or at nothing: the stricter is assumed.
-fn filtering(from_port: Option<Knocked>, from_address: Option<Knocked>) -> Filtering {
-    match (from_port, from_address) {
-        (_, Some(Knocked::Reached)) => Filtering::EndpointIndependent,
-        (Some(Knocked::Reached), _) => Filtering::AddressDependent,
-        (Some(Knocked::Dropped | Knocked::Reset | Knocked::Prohibited), _) => {
-            Filtering::AddressAndPortDependent
-        }
-        _ => Filtering::Unknown,
-    }
-}
-
-/// What a SYN that is not let in is answered with.
-fn unsolicited(from_port: Option<Knocked>, from_address: Option<Knocked>) -> Unsolicited {
-    let answers = [from_port, from_address];
-    let said = |answer| answers.contains(&Some(answer));
-    match () {
-        () if said(Knocked::Reset) => Unsolicited::Reset,
-        () if said(Knocked::Prohibited) => Unsolicited::Prohibited,
-        () if said(Knocked::Dropped) => Unsolicited::Dropped,
-        () => Unsolicited::Unknown,
-    }
-}
-
-/// The server knows the external port of a crossing only where there is one for all destinations.
-fn simultaneous_open(model: &Model, crossing: Option<Knocked>) -> SimultaneousOpen {
-    match (model, crossing) {
-        (Model::Fixed { .. }, Some(Knocked::Reached)) => SimultaneousOpen::Works,
-        (Model::Fixed { .. }, Some(Knocked::Dropped)) => SimultaneousOpen::Blocked,
-        _ => SimultaneousOpen::Unknown,
-    }
-}
-
 fn failed(operation: &str, source: std::io::Error) -> Error {
     NetworkError::Socket { operation: operation.into(), source }.into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn filtering_is_the_strictest_that_fits_the_answers() {
-        use Knocked::*;
-        for (port, address, expected) in [
-            (Some(Reached), Some(Reached), Filtering::EndpointIndependent),
-            (Some(Reached), Some(Dropped), Filtering::AddressDependent),
-            (Some(Reached), Some(Unable), Filtering::AddressDependent),
-            (Some(Reset), Some(Unable), Filtering::AddressAndPortDependent),
-            (Some(Busy), Some(Busy), Filtering::Unknown),
-            (None, None, Filtering::Unknown),
-        ] {
-            assert_eq!(filtering(port, address), expected, "{port:?}, {address:?}");
-        }
-    }
 }

@@ -10,6 +10,7 @@
 //! link.
 
 mod burst;
+mod favours;
 mod open;
 pub(crate) mod socket;
 
@@ -36,7 +37,7 @@ use self::{
 };
 use super::{clock, lan};
 use crate::{
-    endpoint::{ConnId, Input, OpenFailure, PortsId},
+    endpoint::{ConnId, Favour, Input, OpenFailure, PortsId},
     wire::probe::ProbeQuestion,
 };
 
@@ -196,6 +197,20 @@ impl PunchPorts {
         set.tasks.spawn(open::probe(ports, number, started, question, self.report.clone()));
     }
 
+    /// Sends the SYN of a connection on which the server is asked for a favour; the rest happens by itself.
+    pub(crate) fn favour(&mut self, ports: PortsId, local: u16, server: SocketAddr, favour: Favour) {
+        let Some(set) = self.sets.get_mut(&ports) else { return };
+        let family = Family::of(&server);
+        let port = set.port(family, local);
+        let started = port.as_ref().map_err(|e| e.kind().into()).and_then(|&port| {
+            let socket = socket::bound(family, port)?;
+            socket::start(&socket, server, None)?;
+            Ok(socket)
+        });
+        let asking = favours::Asking { port: port.unwrap_or(0), server, favour };
+        set.tasks.spawn(favours::ask(ports, asking, started, self.report.clone()));
+    }
+
     /// Listens on a port of the set, in both families.
     pub(crate) fn listen(&mut self, ports: PortsId, local: u16) {
         let Some(set) = self.sets.get_mut(&ports) else { return };
@@ -304,6 +319,9 @@ impl PunchPorts {
         match happened {
             Happened::Probed { ports, number, answer } => {
                 self.sets.contains_key(&ports).then_some(Input::Probed { ports, number, answer })
+            }
+            Happened::Favoured { ports, favour, answer } => {
+                self.sets.contains_key(&ports).then_some(Input::Favour { ports, favour, answer })
             }
             Happened::Opened { ports, opening, stream: Ok(stream) } => {
                 self.sets.contains_key(&ports).then(|| match self.insert(ports, stream) {

@@ -11,9 +11,10 @@ use tokio::{
 
 use super::{burst::Started, socket};
 use crate::{
-    endpoint::{ConnId, OpenFailure, PortsId},
+    endpoint::{ConnId, Favour, OpenFailure, PortsId},
     wire::{
         self,
+        examine::Knocked,
         probe::{MAX_ANSWER, PREAMBLE, ProbeAnswer, ProbeQuestion, Purpose, QUESTION, preamble},
     },
 };
@@ -29,6 +30,8 @@ const PROBE_LIMIT: Duration = Duration::from_secs(3);
 pub(super) enum Happened {
     /// A probe was answered, or not.
     Probed { ports: PortsId, number: u8, answer: Option<ProbeAnswer> },
+    /// The server did a favour, or did not.
+    Favoured { ports: PortsId, favour: Favour, answer: Option<Knocked> },
     /// An opening completed or failed.
     Opened { ports: PortsId, opening: u32, stream: Result<TcpStream, OpenFailure> },
     /// A listener accepted.
@@ -112,7 +115,7 @@ async fn finish(socket: Socket) -> Result<TcpStream, (OpenFailure, Option<Socket
 }
 
 /// Waits until a connect in progress has ended.
-async fn established(stream: &TcpStream) -> io::Result<()> {
+pub(super) async fn established(stream: &TcpStream) -> io::Result<()> {
     stream.writable().await?;
     match stream.take_error()? {
         Some(error) => Err(error),

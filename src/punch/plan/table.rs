@@ -1,9 +1,9 @@
-//! The table against abstract NATs: port assignment, foreign traffic, lost SYNs, clocks that
+//! Pairs of plans against abstract NATs: port assignment, foreign traffic, lost SYNs, clocks that
 //! disagree, resets. The engine fits everything by itself from both groups of probes.
 //!
-//! Ports, steps, rates, blocks, round trips and clocks are drawn from the seed. `PUNCH_TABLE_SEEDS` sets
-//! the number of seeds a row (50 by default, for a debug build; the figures of docs/NAT.md take 3000 in a
-//! release build).
+//! Ports, steps, rates, blocks, round trips and clocks are drawn from the seed. The published table is that
+//! of whole peers (`tests/sim/table`); this one is fast, for work on fits and plans, and holds
+//! [`expected_success`] to its word. `PUNCH_TABLE_SEEDS` sets the number of seeds a row.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 

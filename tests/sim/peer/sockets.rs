@@ -28,10 +28,10 @@ impl Peer {
         lines.for_each(|(sock, _)| io.tcp.close(io.now, sock));
     }
 
+    /// A free port as Linux's `bind` gives them: odd ones, in no order (even distances are a counter's).
     pub(super) fn port(&mut self) -> u16 {
-        // Each of 16384 once, in no order: a kernel draws them, and even distances are a counter's.
-        self.next_port = (self.next_port.wrapping_mul(5821).wrapping_add(4831) % 16_384) + 32_768;
-        self.next_port
+        self.next_port = self.next_port.wrapping_mul(5821).wrapping_add(4831) % 16_384;
+        32_769 + 2 * self.next_port
     }
 
     pub(super) fn punch_port(&self, ports: PortsId, local: u16) -> Option<u16> {
@@ -75,6 +75,10 @@ impl Peer {
         let mut closed = Vec::new();
         for (&sock, usage) in &self.socks {
             match usage {
+                Use::Favour(asking) if asking.ports == released => {
+                    closed.push(sock);
+                    closed.extend(asking.opener);
+                }
                 Use::Probe { ports, .. } | Use::Opening { ports, .. } | Use::Conn { ports, .. }
                     if *ports == released =>
                 {
@@ -142,12 +146,16 @@ impl Peer {
                     self.lose(io, peer, epoch);
                 }
             }
+            Some(Use::Favour(_)) => self.favoured(io, sock, &bytes),
             Some(Use::Opening { .. }) | None => {}
         }
     }
 
     /// A connection is gone.
     pub(super) fn ended(&mut self, io: &mut Io<'_>, sock: SockId) {
+        if matches!(self.socks.get(&sock), Some(Use::Favour(_))) {
+            return self.unfavoured(io, sock, None);
+        }
         io.tcp.close(io.now, sock);
         match self.socks.remove(&sock) {
             Some(Use::Datagrams { server }) => drop(self.lines.remove(&server)),
@@ -156,7 +164,7 @@ impl Peer {
                 self.tell(io, Input::Closed { conn });
             }
             Some(Use::Link { peer, epoch }) => self.lose(io, peer, epoch),
-            Some(Use::Probe { .. } | Use::Opening { .. }) | None => {}
+            Some(Use::Probe { .. } | Use::Opening { .. } | Use::Favour(_)) | None => {}
         }
     }
 
