@@ -300,6 +300,7 @@ async fn watch(
                     _ if is_silence && !was_reached => {}
                     _ if !was_connected && matches!(event, endpoint::Event::Hopeless { .. }) => {}
                     Telling::Line(text) => output.line(&text),
+                    Telling::Details(lines) => lines.iter().for_each(|line| output.detail(line)),
                     // A server that was away is told everything again; nobody waits for that.
                     Telling::Live(_) if is_linked && !is_silence => {}
                     Telling::Live(text) => output.live(&text),

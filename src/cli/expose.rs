@@ -146,6 +146,9 @@ async fn watch(settings: &Settings, host: &Host, mut events: Events, output: &Ou
                 was_registered |= *event == endpoint::Event::Registered;
                 match narrator.tell(event, Back::with(event, &monitor)) {
                     Telling::Line(text) => output.line(&format!("{whose}{text}")),
+                    Telling::Details(lines) => {
+                        lines.iter().for_each(|line| output.detail(&format!("{whose}{line}")));
+                    }
                     Telling::Live(text) => output.live(&format!("{whose}{text}")),
                     Telling::Fatal(error) if was_registered && Narrator::is_about_server(event) => {
                         output.line(&error.to_string());

@@ -211,7 +211,10 @@ impl Peer {
         if self.initiator && self.link.is_none() {
             self.lead(now, env);
         } else if self.round.as_ref().is_some_and(|r| Self::overdue(r, now)) {
-            self.retire(now);
+            self.round_over(now, env);
+        }
+        if !self.initiator {
+            self.foresee(env);
         }
         if let Some(round) = self.round.as_mut().filter(|_| !self.initiator) {
             // Whatever comes of it is told.

@@ -356,6 +356,30 @@ fn punch_ports_that_are_given_are_used_and_one_that_is_taken_is_an_error_at_once
     assert_eq!(text, "hello\n");
 }
 
+#[cfg(unix)]
+#[test]
+fn what_was_opened_is_told_line_by_line_to_those_who_want_to_know() {
+    let server = Server::start();
+    let (host, client) = (server.home(), server.home());
+    let key = client.key();
+    let mut expose = Running::start(host.command(["-v", "expose", "1", "--as", "myhost", "--allow", &key]));
+    expose.line("registered as");
+    let words = ["-v", "connect", "myhost", "-L", "0", "--host-key", &host.key()];
+    let mut connect = Running::start(client.command(words));
+    for party in [&mut connect, &mut expose] {
+        let heading = party.line("attempt 1, round 1: ");
+        assert!(heading.contains("SYNs, counted from the agreed instant"), "{heading}");
+        let syn = party.line("from port");
+        assert!(syn.contains(" ms  from port ") && syn.contains(" to 127.0.0.1:"), "{syn}");
+    }
+    connect.line("listening on");
+    let mut plain = Running::start(client.command(&words[1..]));
+    plain.line("listening on");
+    plain.terminate();
+    let told = plain.end();
+    assert!(!told.err.contains("from port"), "{told:?}");
+}
+
 #[test]
 fn doctor_without_a_server_ends_with_code_1_and_says_what_to_look_at() {
     let home = Home::new();

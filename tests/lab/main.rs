@@ -22,6 +22,7 @@ mod packet;
 mod parties;
 mod process;
 mod recovery;
+mod reports;
 mod router;
 mod scene;
 mod service;
@@ -112,6 +113,7 @@ fn cells() -> Vec<Cell> {
     cells.extend(ssh::cells());
     cells.extend(absent::cells());
     cells.extend(doctor::cells());
+    cells.extend(reports::cells());
     cells
 }
 
