@@ -28,6 +28,7 @@ mod scene;
 mod service;
 mod side;
 mod ssh;
+mod table;
 mod timing;
 mod translate;
 mod tun;
@@ -106,6 +107,7 @@ fn cells() -> Vec<Cell> {
     cells.extend(ground::cells());
     cells.extend(opens::cells());
     cells.extend(tunnels::cells());
+    cells.extend(table::cells());
     cells.extend(timing::cells());
     cells.extend(recovery::cells());
     cells.extend(kills::cells());

@@ -163,6 +163,15 @@ impl Process {
         }
     }
 
+    /// Waits for a line that contains one of the patterns; `None` where there is none in time.
+    pub fn one_of(&self, patterns: &[&str], patience: Duration) -> Option<String> {
+        let found = self.record.wait(&self.party, patience, |line| {
+            let found = patterns.iter().any(|pattern| line.contains(pattern)) && !line.starts_with(COMMAND);
+            found.then(|| Some(line.to_owned())).or_else(|| (line == CLOSED).then_some(None))
+        });
+        found?.1
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         kill_process(self.pid()?, signal).map_err(|error| failed("sending a signal", error))

@@ -73,7 +73,9 @@ impl Nat {
             next_foreign: None,
             next_sweep: now + SWEEP,
         };
-        nat.next_foreign = nat.foreign_after(now);
+        // Whoever may be met on a port has been there for a while; a counter does not care.
+        let long_ago = now.checked_sub(FOREIGN_LIFE).filter(|_| nat.tcp.meets_others());
+        nat.next_foreign = nat.foreign_after(long_ago.unwrap_or(now));
         nat
     }
 
@@ -248,10 +250,26 @@ impl Nat {
             Transport::Udp => &mut self.udp,
         };
         let (table, shared) = (&self.table, ports.shared());
+        let customers = ports.customers();
         let port = ports.assign(&mut self.rng, internal, |port| {
             table.taken(now, transport, SocketAddr::new(address, port), toward, shared)
         })?;
-        Some(self.table.insert(transport, internal, toward, SocketAddr::new(address, port)))
+        let is_new = ports.customers() > customers;
+        let id = self.table.insert(transport, internal, toward, SocketAddr::new(address, port));
+        if is_new && transport == Transport::Tcp {
+            self.move_in(now, internal.ip());
+        }
+        Some(id)
+    }
+
+    /// A customer is new to the model only: others in the house have used the block all the time.
+    fn move_in(&mut self, now: Instant, customer: IpAddr) {
+        let long_ago = now.checked_sub(FOREIGN_LIFE).unwrap_or(now);
+        let mut next = self.foreign_after(long_ago);
+        while let Some(at) = next.filter(|&at| at < now) {
+            self.foreign_connection_of(customer, at);
+            next = self.foreign_after(at);
+        }
     }
 
     /// The public address for a new mapping of an internal address.
@@ -307,6 +325,10 @@ impl Nat {
             Some(None) => return,
             None => somebody,
         };
+        self.foreign_connection_of(host, at);
+    }
+
+    fn foreign_connection_of(&mut self, host: IpAddr, at: Instant) {
         // The remote is one that nobody under test uses, so that the two never share a mapping.
         let internal = SocketAddr::new(host, self.rng.random_range(32768..=60999));
         let remote = Ipv4Addr::new(240, self.rng.random(), self.rng.random(), self.rng.random());

@@ -102,6 +102,16 @@ impl Ports {
         }
     }
 
+    /// A new mapping may find its port taken.
+    pub fn meets_others(&self) -> bool {
+        matches!(self, Ports::ConstantOffset(_) | Ports::Random(_))
+    }
+
+    /// Customers that have a block.
+    pub fn customers(&self) -> usize {
+        if let Ports::Block { lows, .. } = self { lows.len() } else { 0 }
+    }
+
     /// A customer whose block foreign traffic uses up; `None` where blocks are not per customer.
     pub fn customer(&self, rng: &mut StdRng) -> Option<Option<IpAddr>> {
         match self {

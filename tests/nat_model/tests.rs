@@ -220,6 +220,18 @@ fn foreign_traffic_uses_up_the_block_and_gives_it_back() {
 }
 
 #[test]
+fn foreign_traffic_has_been_there_before() {
+    let mut block = bench(Behaviour::block(256).with_foreign(2.0));
+    block.syn(A, S1);
+    let held = block.nat.mappings(block.now, Transport::Tcp);
+    assert!((80..170).contains(&held), "{held} of a customer who has lived there all the time");
+
+    let mut offset = bench(Behaviour::constant_offset().with_foreign(20.0));
+    let held = offset.nat.mappings(offset.now, Transport::Tcp);
+    assert!((1000..1400).contains(&held), "{held}, where 20 a second live a minute each");
+}
+
+#[test]
 fn an_unsolicited_syn_is_dropped_or_reset_or_refused_by_icmp() {
     let answers = [Unsolicited::Drop, Unsolicited::Reset, Unsolicited::Icmp].map(|unsolicited| {
         let mut bench = bench(Behaviour::linux(unsolicited));

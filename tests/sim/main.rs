@@ -2,9 +2,9 @@
 #![allow(unreachable_pub, missing_docs, reason = "a test program has no interface")]
 #![allow(dead_code, reason = "the world can do more than the scenarios of today ask for")]
 
+mod crowd;
 mod exchange;
 mod false_alarms;
-mod figures;
 mod memory;
 mod model;
 #[path = "../nat_model/mod.rs"]
@@ -18,6 +18,7 @@ mod scenarios;
 mod scene;
 mod server;
 mod suspended;
+mod table;
 mod tcp;
 mod whole;
 mod world;

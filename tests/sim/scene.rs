@@ -66,6 +66,8 @@ pub struct Scene {
     /// The network of the client, then the host's.
     pub networks: [NetworkId; 2],
     pub trust: Trust,
+    /// What each attempt may cost.
+    pub effort: Effort,
     /// The test plays the programs at both ends.
     pub scripted: bool,
     seed: u64,
@@ -114,6 +116,7 @@ impl Scene {
             clients: Vec::new(),
             networks,
             trust: Trust::Authorised,
+            effort: Effort::default(),
             scripted: false,
             seed,
             server_addr: SocketAddr::new(server_ip, DEFAULT_PORT),
@@ -208,6 +211,15 @@ impl Scene {
         })
     }
 
+    /// Runs until the first client was told such a thing, or the time is over.
+    pub fn run_until_told(&mut self, limit: Duration, such: impl Fn(&Told) -> bool) -> bool {
+        let client = self.clients[0];
+        self.world.run_until(limit, |world| match world.program(client) {
+            Party::Peer(peer) => peer.told(&such) > 0,
+            Party::Server(_) => false,
+        })
+    }
+
     /// More bytes are to be exchanged: the proof that the session goes on.
     pub fn exchange_more(&mut self, limit: Duration) -> bool {
         for client in self.clients.clone() {
@@ -252,9 +264,9 @@ impl Scene {
             server_key: None,
             probe_servers: PORTS.map(|port| SocketAddr::new(self.server_addr.ip(), port)).to_vec(),
             role,
-            effort: Effort::default(),
+            effort: self.effort,
             hints: Vec::new(),
-            examine: false,
+            examine: true,
         }
     }
 

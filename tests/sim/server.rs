@@ -1,5 +1,7 @@
 //! A rendezvous server in the world: the core, its probe ports, and datagrams over TCP.
 
+mod favours;
+
 use std::{collections::BTreeMap, net::SocketAddr, time::Instant};
 
 use punchtunnel::{
@@ -7,10 +9,12 @@ use punchtunnel::{
     secure::{PublicKey, StaticKey},
     wire::{
         self, DEFAULT_PORT, DEFAULT_PROBE_PORT,
+        examine::Origin,
         probe::{PREAMBLE, ProbeQuestion, Purpose, QUESTION, parse_preamble},
     },
 };
 
+use self::favours::Favours;
 use crate::{
     tcp::{Event, SockId},
     world::{Io, Program},
@@ -30,6 +34,7 @@ pub struct Rendezvous {
     core: Option<Server>,
     batches: Option<Batches>,
     accepted: BTreeMap<SockId, Accepted>,
+    favours: Favours,
     /// What is on disk.
     stored: BTreeMap<String, (PublicKey, u64)>,
 }
@@ -52,6 +57,7 @@ impl Rendezvous {
             core: None,
             batches: None,
             accepted: BTreeMap::new(),
+            favours: Favours::default(),
             stored: BTreeMap::new(),
         }
     }
@@ -63,6 +69,7 @@ impl Rendezvous {
         }
         self.seed[0] = self.seed[0].wrapping_add(1);
         self.core = None;
+        self.favours = Favours::default();
         self.begin(io);
     }
 
@@ -91,6 +98,17 @@ impl Rendezvous {
             let Some((preamble, _)) = conn.buffer.split_first_chunk::<PREAMBLE>() else { return };
             conn.purpose = Some(parse_preamble(*preamble).expect("nobody else connects here"));
             conn.buffer.drain(..PREAMBLE);
+            if conn.purpose == Some(Purpose::Cross) {
+                self.favours.door(io, sock);
+            }
+        }
+        match (conn.purpose, conn.buffer.first()) {
+            (Some(Purpose::Knock), Some(&origin)) => {
+                let origin = Origin::parse(origin).expect("nobody else asks here");
+                return self.favours.knock(io, sock, origin, conn.remote);
+            }
+            (Some(Purpose::Cross), Some(_)) => return self.favours.cross(io.now, sock, conn.remote),
+            _ => {}
         }
         if conn.purpose == Some(Purpose::Probe) {
             let Some((question, _)) = conn.buffer.split_first_chunk::<QUESTION>() else { return };
@@ -127,12 +145,14 @@ impl Program for Rendezvous {
                 io.tcp.close(io.now, sock);
                 self.accepted.remove(&sock);
             }
-            Event::Connected(_) | Event::Failed(..) => {}
+            Event::Connected(sock) => self.favours.answered(io, sock, None),
+            Event::Failed(sock, failure) => self.favours.answered(io, sock, Some(failure)),
         }
     }
 
     fn wake(&mut self, io: &mut Io<'_>) {
         self.begin(io);
+        self.favours.wake(io);
         let unix = self.unix(io.now);
         let Some(core) = &mut self.core else { return };
         if core.poll_timeout().is_some_and(|at| at <= io.now) {
@@ -155,7 +175,8 @@ impl Program for Rendezvous {
 
     fn deadline(&self) -> Option<Instant> {
         // An alarm that it sets again and again must not stop time.
-        self.core.as_ref()?.poll_timeout()
+        let core = self.core.as_ref().and_then(Server::poll_timeout);
+        core.into_iter().chain(self.favours.deadline()).min()
     }
 }
 

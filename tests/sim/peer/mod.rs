@@ -4,6 +4,7 @@
 //! client opens one stream in each session and the host answers it ([`Exchange`]): bytes that come back
 //! as they were sent are the proof of a link.
 
+mod favours;
 mod sockets;
 
 use std::{
@@ -22,6 +23,7 @@ use punchtunnel::{
     },
 };
 
+use self::favours::Asking;
 use crate::{
     exchange::Tunnel,
     tcp::{self, Failure, SockId},
@@ -61,7 +63,8 @@ pub struct Peer {
     sets: BTreeMap<PortsId, Vec<u16>>,
     conns: BTreeMap<ConnId, SockId>,
     orders: BTreeMap<(Instant, u64), Order>,
-    next_port: u16,
+    /// The last port given away, and the way to the next one.
+    next_port: [u16; 2],
     count: u64,
     /// How late the machine is where it is to do something at an instant.
     late: Duration,
@@ -77,6 +80,7 @@ struct Line {
 enum Use {
     Datagrams { server: SocketAddr },
     Probe { ports: PortsId, number: u8, question: ProbeQuestion, buffer: Vec<u8> },
+    Favour(Asking),
     Opening { ports: PortsId, opening: u32 },
     Conn { ports: PortsId, conn: ConnId },
     Link { peer: PeerId, epoch: u32 },
@@ -113,8 +117,7 @@ impl Peer {
             sets: BTreeMap::new(),
             conns: BTreeMap::new(),
             orders: BTreeMap::new(),
-            // Punch ports come from the range that Linux gives away, each seed elsewhere.
-            next_port: 32_768 + (seed % 20_000) as u16,
+            next_port: sockets::ports(seed),
             count: 0,
             late,
         }
@@ -231,10 +234,7 @@ impl Peer {
                     Err(_) => self.tell(io, Input::Probed { ports, number, answer: None }),
                 }
             }
-            // The server of this world opens to nobody.
-            Output::Favour { ports, favour, .. } => {
-                self.tell(io, Input::Favour { ports, favour, answer: None });
-            }
+            Output::Favour { ports, local, server, favour } => self.ask(io, (ports, local), server, favour),
             Output::Listen { ports, local } => {
                 if let Some(port) = self.punch_port(ports, local) {
                     self.listening.insert(port, ports);
@@ -314,6 +314,9 @@ impl Program for Peer {
                 }
                 _ => {}
             },
+            tcp::Event::Failed(sock, _) if matches!(self.socks.get(&sock), Some(Use::Favour(_))) => {
+                self.unfavoured(io, sock, None);
+            }
             tcp::Event::Failed(sock, failure) => match self.socks.remove(&sock) {
                 Some(Use::Probe { ports, number, .. }) => {
                     self.tell(io, Input::Probed { ports, number, answer: None });

@@ -17,6 +17,17 @@ use crate::{
     world::Io,
 };
 
+/// Linux's range of ports for whoever names none, 32768 to 60999: the first odd one, and how many there are.
+const FIRST_PORT: u16 = 32_769;
+const ODD_PORTS: u16 = 14_116;
+
+/// Where a peer begins among them, and a stride that visits each once (14116 is 2² · 3529).
+pub(super) fn ports(seed: u64) -> [u16; 2] {
+    let stride = (seed >> 32) as u16 % 5_000 * 2 + 1;
+    let stride = if stride.is_multiple_of(3529) { stride + 2 } else { stride };
+    [(seed % u64::from(ODD_PORTS)) as u16, stride]
+}
+
 /// As in `net`.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 
@@ -28,9 +39,11 @@ impl Peer {
         lines.for_each(|(sock, _)| io.tcp.close(io.now, sock));
     }
 
+    /// A free port as Linux's `bind` gives them: odd ones, in no order.
     pub(super) fn port(&mut self) -> u16 {
-        self.next_port = self.next_port.checked_add(1).unwrap_or(32_768);
-        self.next_port
+        let [place, stride] = &mut self.next_port;
+        *place = (*place + *stride) % ODD_PORTS;
+        FIRST_PORT + 2 * *place
     }
 
     pub(super) fn punch_port(&self, ports: PortsId, local: u16) -> Option<u16> {
@@ -74,6 +87,10 @@ impl Peer {
         let mut closed = Vec::new();
         for (&sock, usage) in &self.socks {
             match usage {
+                Use::Favour(asking) if asking.ports == released => {
+                    closed.push(sock);
+                    closed.extend(asking.opener);
+                }
                 Use::Probe { ports, .. } | Use::Opening { ports, .. } | Use::Conn { ports, .. }
                     if *ports == released =>
                 {
@@ -141,12 +158,16 @@ impl Peer {
                     self.lose(io, peer, epoch);
                 }
             }
+            Some(Use::Favour(_)) => self.favoured(io, sock, &bytes),
             Some(Use::Opening { .. }) | None => {}
         }
     }
 
     /// A connection is gone.
     pub(super) fn ended(&mut self, io: &mut Io<'_>, sock: SockId) {
+        if matches!(self.socks.get(&sock), Some(Use::Favour(_))) {
+            return self.unfavoured(io, sock, None);
+        }
         io.tcp.close(io.now, sock);
         match self.socks.remove(&sock) {
             Some(Use::Datagrams { server }) => drop(self.lines.remove(&server)),
@@ -155,7 +176,7 @@ impl Peer {
                 self.tell(io, Input::Closed { conn });
             }
             Some(Use::Link { peer, epoch }) => self.lose(io, peer, epoch),
-            Some(Use::Probe { .. } | Use::Opening { .. }) | None => {}
+            Some(Use::Probe { .. } | Use::Opening { .. } | Use::Favour(_)) | None => {}
         }
     }
 

@@ -117,6 +117,8 @@ pub struct Stack {
     tuples: BTreeMap<(SocketAddr, SocketAddr), SockId>,
     timers: BTreeSet<(Instant, SockId)>,
     listeners: BTreeSet<u16>,
+    /// Ports whose listener has no room and answers no SYN.
+    full: BTreeSet<u16>,
     last: u64,
     out: VecDeque<Segment>,
     events: VecDeque<Event>,
@@ -135,6 +137,15 @@ impl Stack {
     /// Listens on a port, on every address.
     pub fn listen(&mut self, port: u16) {
         self.listeners.insert(port);
+    }
+
+    /// SYNs to a port are swallowed, as by a listener whose queue is full; or no longer.
+    pub fn swallow(&mut self, port: u16, swallow: bool) {
+        if swallow {
+            self.full.insert(port);
+        } else {
+            self.full.remove(&port);
+        }
     }
 
     /// Listens no more; what was half-open is forgotten.
@@ -275,6 +286,8 @@ impl Stack {
                 }
                 self.send_opening(now, id);
                 self.arm(id);
+            } else if flags.bare_syn() && self.full.contains(&local.port()) {
+                return;
             } else if !flags.rst {
                 self.out.push_back(segment.answer(segment.packet.reset()));
             }

@@ -33,6 +33,9 @@ const LAN_DELAY: Duration = Duration::from_micros(100);
 /// Longest time that a host sleeps altogether while its clock stands still.
 const MOST_SLEEP: Duration = Duration::from_secs(72 * 3600);
 
+/// More than this does not happen in a second.
+const MOST_IN_A_SECOND: u64 = 5_000_000;
+
 /// Routers between any two networks of the internet.
 pub const INTERNET_HOPS: u8 = 8;
 
@@ -114,6 +117,8 @@ pub struct World<P> {
     rng: StdRng,
     queue: BinaryHeap<Reverse<Queued>>,
     last: u64,
+    /// Whole seconds so far, and what has happened in the last one.
+    busy: (u64, u64),
     hosts: Vec<Host<P>>,
     networks: Vec<Network>,
     routes: BTreeMap<(NetworkId, IpAddr), HostId>,
@@ -133,6 +138,7 @@ impl<P: Program> World<P> {
             rng: StdRng::seed_from_u64(seed),
             queue: BinaryHeap::new(),
             last: 0,
+            busy: (0, 0),
             hosts: Vec::new(),
             networks: vec![Network { up: None, below: Vec::new(), longer: Duration::ZERO }],
             routes: BTreeMap::new(),
@@ -278,12 +284,20 @@ impl<P: Program> World<P> {
         while self.queue.peek().is_some_and(|Reverse(next)| next.0 <= until) && more(self) {
             let Some(Reverse(Queued(at, _, happening))) = self.queue.pop() else { return };
             self.now = at;
+            self.watch();
             match happening {
                 Happening::In(network, segment) => self.route(network, segment),
                 Happening::At(host, segment) => self.arrive(host, segment),
                 Happening::Wake(host) => self.wake(host),
             }
         }
+    }
+
+    /// An alarm that is set again and again for the past must not stop time for ever.
+    fn watch(&mut self) {
+        let second = self.elapsed().as_secs();
+        self.busy = if self.busy.0 == second { (second, self.busy.1 + 1) } else { (second, 0) };
+        assert!(self.busy.1 < MOST_IN_A_SECOND, "time stands still after {:?}", self.elapsed());
     }
 
     fn schedule(&mut self, at: Instant, happening: Happening) {
