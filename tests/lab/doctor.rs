@@ -53,7 +53,7 @@ pub fn cells() -> Vec<Cell> {
             &[
                 "[WARN] ports: the NAT draws a random port",
                 "0 % with random ones",
-                "[ OK ] direct connections",
+                "[WARN] direct connections",
             ],
         ),
         cell(
