@@ -311,8 +311,7 @@ impl Peer {
         let kept = self.kept.as_mut().map(|kept| &mut kept.round);
         let Some(round) = self.round.as_mut().filter(|r| r.id == id).or(kept) else { return };
         round.variant = variant;
-        let proved = self.line.proved();
-        let openings = round.open(at, plan, env.server, &proved, env.out);
+        let openings = round.open(at, plan, env.server, self.line.proved(), env.out);
         env.nat.made(now, openings);
         env.nat.turn_ends(self.id, at + LATEST);
         let lead = at.saturating_duration_since(now);

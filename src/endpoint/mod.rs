@@ -61,6 +61,7 @@ use self::{
     line::{Line, Parcel, Relation},
     nat_use::NatUse,
     peer::{Env, Peer},
+    survey::Means,
 };
 use crate::{
     punch::Budget,
@@ -163,9 +164,10 @@ impl Endpoint {
                 if self.examined.bound(now, ports, (v4.len(), v6.len()), &mut self.out) {
                 } else if let Some(early) = self.early_round(ports) {
                     let (batch, servers) = (self.rng.random(), &self.probe_servers);
+                    let means = Means { servers, batch, pause: self.nat.pause() };
                     // Only a client has an early round, and it is not in use elsewhere.
                     let mut round = early;
-                    round.bound(now, (v4, v6, lan), servers, batch, &mut self.out);
+                    round.bound(now, (v4, v6, lan), means, &mut self.out);
                     self.keep_early(round);
                 } else {
                     self.with_ports(ports, |peer, env| peer.bound(now, ports, (v4, v6, lan), env));

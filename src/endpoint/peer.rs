@@ -20,6 +20,7 @@ use super::{
     line::Line,
     nat_use::NatUse,
     round::Round,
+    survey::Means,
 };
 use crate::{
     punch::Budget,
@@ -198,15 +199,19 @@ impl Peer {
         if let Some(round) = &mut self.round
             && let Some(message) = round.advance(now, self.id, (env.server, env.budget), env.out)
         {
-            if matches!(message, PeerMessage::Predicted { .. }) {
-                env.examined.measured(now, round.mine().unwrap_or_default(), env.out);
-                env.nat.measured(round.is_disturbed());
+            if let PeerMessage::Predicted { predictions, .. } = &message {
+                env.examined.measured(now, predictions, env.out);
+                env.nat.measured(predictions);
                 env.nat.made(now, round.connections());
             }
             // The initiator's own bases travel in START.
             if !(self.initiator && matches!(message, PeerMessage::Refreshed { .. })) {
                 let _ = self.line.send(now, message);
             }
+        }
+        if let Some(round) = &mut self.round {
+            // Whatever comes of it is told.
+            round.waits(now, env.out);
         }
         if self.initiator && self.link.is_none() {
             self.lead(now, env);
@@ -215,10 +220,6 @@ impl Peer {
         }
         if !self.initiator {
             self.foresee(env);
-        }
-        if let Some(round) = self.round.as_mut().filter(|_| !self.initiator) {
-            // Whatever comes of it is told.
-            round.waits(now, env.out);
         }
         if let Some((id, _)) = self.deferred {
             self.begin_in_turn(now, id, env);
@@ -387,9 +388,9 @@ impl Peer {
         bound: (Vec<u16>, Vec<u16>, Vec<std::net::IpAddr>),
         env: &mut Env,
     ) {
-        let batch = env.rng.random();
+        let means = Means { servers: env.probe_servers, batch: env.rng.random(), pause: env.nat.pause() };
         if let Some(round) = self.round.as_mut().filter(|r| r.ports == ports) {
-            round.bound(now, bound, env.probe_servers, batch, env.out);
+            round.bound(now, bound, means, env.out);
         }
         self.advance(now, env);
     }

@@ -13,8 +13,11 @@ use std::{
 };
 
 use super::{
-    Event, OpenFailure, Outbox, Output, PeerId, PortsId, bases, examination::Examinations,
-    openings::Openings, reasons, survey::Survey,
+    Event, OpenFailure, Outbox, Output, PeerId, PortsId, bases,
+    examination::Examinations,
+    openings::Openings,
+    reasons,
+    survey::{Means, Survey},
 };
 use crate::{
     nat::{Model, Prediction, SimultaneousOpen},
@@ -115,8 +118,7 @@ impl Round {
         &mut self,
         now: Instant,
         (v4, v6, lan): (Vec<u16>, Vec<u16>, Vec<IpAddr>),
-        servers: &[SocketAddr],
-        batch: [u8; 16],
+        means: Means,
         out: &mut Outbox,
     ) {
         self.openings.bound(&v4, &v6);
@@ -134,7 +136,7 @@ impl Round {
             .collect();
         (self.has_v4, self.has_v6) = (!v4.is_empty(), !v6.is_empty());
         self.begun = now;
-        self.survey = Some(Survey::begin(now, self.ports, (v4, v6), servers, batch, out));
+        self.survey = Some(Survey::begin(now, self.ports, (v4, v6), means, out));
     }
 
     /// A probe was answered, or failed.
@@ -322,12 +324,6 @@ impl Round {
             })
         };
         fixed(self.mine()) && fixed(self.theirs())
-    }
-
-    /// A new connection behind this side's NAT disturbs what is predicted for another one.
-    pub(super) fn is_disturbed(&self) -> bool {
-        let moves = |p: &Prediction| matches!(p.model, Model::Progression(_) | Model::Band { .. });
-        self.mine().is_some_and(|mine| mine.iter().any(moves))
     }
 
     /// There is no plan for the pair. Answers whether there is no other way either; where the LAN is being

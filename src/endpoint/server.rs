@@ -11,6 +11,9 @@ use crate::{
 impl Endpoint {
     /// What the association with a server has to tell.
     pub(super) fn drain_server(&mut self, now: Instant, server: usize) {
+        if let Some(round_trip) = self.servers.get(server).and_then(Client::round_trip) {
+            self.nat.reached(round_trip);
+        }
         while let Some(event) = self.servers.get_mut(server).and_then(Client::poll_event) {
             match event {
                 ClientEvent::Message(message) => self.server_message(now, server, message),
