@@ -164,7 +164,8 @@ impl Endpoint {
                 if self.examined.bound(now, ports, (v4.len(), v6.len()), &mut self.out) {
                 } else if let Some(early) = self.early_round(ports) {
                     let (batch, servers) = (self.rng.random(), &self.probe_servers);
-                    let means = Means { servers, batch, pause: self.nat.pause() };
+                    let (pause, heard) = (self.nat.pause(), self.nat.heard());
+                    let means = Means { servers, heard, batch, pause };
                     // Only a client has an early round, and it is not in use elsewhere.
                     let mut round = early;
                     round.bound(now, (v4, v6, lan), means, &mut self.out);
@@ -182,6 +183,7 @@ impl Endpoint {
             Input::Probed { ports, number, answer } => {
                 if let Some(mut round) = self.early_round(ports) {
                     round.probed(now, number, answer, &mut self.out);
+                    self.nat.answered(round.servers(), false);
                     self.keep_early(round);
                 } else {
                     self.with_ports(ports, |peer, env| peer.probed(now, (ports, number), answer, env));

@@ -336,6 +336,11 @@ impl Round {
         Ok(())
     }
 
+    /// Servers that were probed, and which of them answered.
+    pub(super) fn servers(&self) -> impl Iterator<Item = (IpAddr, bool)> {
+        self.survey.iter().flat_map(Survey::heard)
+    }
+
     /// Once both sides' predictions are there: why there will be no plan, if so, and no other way either.
     pub(super) fn foresee(&mut self, budget: Budget) -> Option<String> {
         let ready = self.told && !self.mine()?.is_empty() && !self.theirs()?.is_empty();

@@ -325,3 +325,18 @@ fn a_link_is_told_with_the_syn_that_made_it() {
     let came: Vec<_> = tried.expect("told").iter().filter_map(|syn| Some(syn.came?.0)).collect();
     assert!(came.contains(&Came::Connected), "{came:?}");
 }
+
+#[test]
+fn a_second_server_that_is_dead_costs_its_answers_and_no_time() {
+    let took = |dead: &'static [&'static str]| {
+        let mut world = World::new(30);
+        world.dead_servers = dead;
+        world.host();
+        world.run(Duration::from_secs(5), |_| false);
+        let began = world.now;
+        world.client(Some(key(1).public()), None);
+        assert!(world.run(Duration::from_secs(10), |w| w.both_linked(1)), "{}", world.story());
+        world.now - began
+    };
+    assert_eq!(took(&["203.0.113.9:7862", "203.0.113.9:7863"]), took(&[]));
+}
