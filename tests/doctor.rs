@@ -65,6 +65,33 @@ async fn a_server_with_two_addresses_knocks_from_the_other_one() {
     assert_eq!(found.prediction.as_ref().unwrap().filtering, Filtering::EndpointIndependent);
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn further_servers_are_probed_as_well_and_one_that_is_dead_is_done_without() {
+    let (first, probes) = server(&["127.0.0.1:0"]).await;
+    let probe_port = probes.iter().find(|probe| !first.contains(probe)).expect("a probe port").port();
+    let builder = Server::builder().probe_ports([probe_port]).listen("127.0.0.2:0".parse().unwrap());
+    let other = builder.bind().await.unwrap();
+    let second = other.addresses()[0];
+    tokio::spawn(other.run(std::future::pending()));
+    // It takes connections and says nothing.
+    let dead = TcpListener::bind("127.0.0.3:0").await.unwrap();
+    let doctor = Doctor::builder()
+        .rendezvous(first[0].to_string())
+        .further_server(second.to_string())
+        .further_server(dead.local_addr().unwrap().to_string())
+        .further_server("nowhere.invalid")
+        .probe_port(probe_port);
+    let [found] = &doctor.examine().await.unwrap()[..] else { panic!("one family") };
+    let seen: BTreeSet<_> = found.udp.observed.keys().map(SocketAddr::ip).collect();
+    assert_eq!(seen, BTreeSet::from([first[0].ip(), second.ip()]));
+    let (asked, answered) = found.probes;
+    assert!(answered < asked && answered >= 8, "{answered} of {asked}");
+    let prediction = found.prediction.as_ref().expect("probed");
+    assert_eq!((prediction.mapping, prediction.fresh), (Mapping::EndpointIndependent, None));
+    assert!(Doctor::builder().rendezvous("vps").further_server("a b").examine().await.is_err());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_answers_nothing_is_a_result() {
     // It takes connections and datagrams, and keeps silent.

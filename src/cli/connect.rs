@@ -76,6 +76,9 @@ pub(crate) async fn run(args: ConnectArgs, place: &Place, output: &Output) -> Re
         settings = Settings::from(args, place) => settings?,
         () = stop.requested() => return Err(Error::Stopped),
     };
+    if let Some(caveat) = settings.servers.caveat() {
+        output.line(&caveat);
+    }
     // Before anything else: a port that is taken is an error at once. They stay open until the end: who
     // connects while there is no host waits for it.
     let mut ports = Vec::new();

@@ -37,6 +37,9 @@ pub(crate) async fn run(args: ExposeArgs, place: &Place, output: &Output) -> Res
     let mut stop = Stop::listen(Hangup::StopsUnlessIgnored);
     let (wants_invite, ttl) = (args.invite, args.invite_ttl);
     let settings = Settings::from(args, place)?;
+    if let Some(caveat) = settings.servers.caveat() {
+        output.line(&caveat);
+    }
     if wants_invite {
         let code = invite::open(&settings.trust, &settings.name, invite::ttl(ttl, place)?)?;
         answer(&code.reveal())?;

@@ -73,6 +73,7 @@ pub(super) fn failed(tried: &[Tried], mine: &[Prediction], theirs: &[Prediction]
     let count =
         |wanted: Came| tried.iter().filter(|t| t.came.is_some_and(|(came, _)| came == wanted)).count();
     let (connected, reset, icmp) = (count(Came::Connected), count(Came::Reset), count(Came::Unreachable));
+    let unsent = count(Came::Failed);
     let of = |some: usize| if some == all { format!("{all}") } else { format!("{some} of {all}") };
     match () {
         () if all == 0 => "nothing could be opened: no address of the other side may be opened to".into(),
@@ -89,7 +90,11 @@ pub(super) fn failed(tried: &[Tried], mine: &[Prediction], theirs: &[Prediction]
              let them in",
             of(icmp)
         ),
-        () if count(Came::Failed) == all => "this computer could not send: is it online?".into(),
+        () if unsent == all => "this computer could not send: is it online?".into(),
+        () if unsent > 0 => format!(
+            "{} SYNs had no local port to leave from (--punch-port gives too few), and no other was answered",
+            of(unsent)
+        ),
         () => format!("none of {all} SYNs was answered: {}", unanswered(mine, theirs)),
     }
 }
@@ -192,6 +197,7 @@ mod tests {
             (&[Some(Reset), Some(Reset)], fixed(), fixed(), "2 SYNs were answered with a reset"),
             (&[Some(Unreachable), None], fixed(), fixed(), "1 of 2 SYNs were answered with an ICMP error"),
             (&[Some(Failed)], fixed(), fixed(), "this computer could not send"),
+            (&[None, Some(Failed)], fixed(), fixed(), "1 of 2 SYNs had no local port to leave from"),
             (&[None, Some(Nothing)], fixed(), fixed(), "none of 2 SYNs was answered: both NATs keep"),
             (&[None], counter(), fixed(), "none of 1 SYNs was answered: your NAT gives every connection"),
             (
