@@ -311,7 +311,7 @@ pub enum NetworkError {
         server: ServerName,
     },
     /// The NATs in between cannot be punched.
-    #[error("no direct connection to \"{name}\" can be made: {why}")]
+    #[error("a direct connection to \"{name}\" is not possible: {why}")]
     Hopeless {
         /// The host.
         name: Name,

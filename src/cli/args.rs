@@ -99,10 +99,10 @@ pub(crate) enum Command {
 /// Which servers to use, and what else hosts and clients have in common.
 #[derive(Debug, Args)]
 pub(crate) struct ServerArgs {
-    /// The rendezvous server; #KEY pins its key
-    #[arg(long, env = "PUNCHTUNNEL_RENDEZVOUS", value_name = "HOST[:PORT][#KEY]")]
-    pub(crate) rendezvous: Option<Rendezvous>,
-    /// Where TCP probes go, instead of to the rendezvous server [default: its ports 7862 and 7863]
+    /// The rendezvous server; #KEY pins its key. Further ones are only probed, to know the NAT better
+    #[arg(long, env = "PUNCHTUNNEL_RENDEZVOUS", value_name = "HOST[:PORT][#KEY]", value_delimiter = ',')]
+    pub(crate) rendezvous: Vec<Rendezvous>,
+    /// Where TCP probes go, and nowhere else [default: ports 7862 and 7863 of every --rendezvous]
     #[arg(long, env = "PUNCHTUNNEL_PROBE_SERVER", value_name = "HOST:PORT", value_delimiter = ',')]
     pub(crate) probe_server: Vec<ServerName>,
     /// Hold a connection for dead after so much silence [default: by its round trip, at least 2s]

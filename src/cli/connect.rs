@@ -76,6 +76,9 @@ pub(crate) async fn run(args: ConnectArgs, place: &Place, output: &Output) -> Re
         settings = Settings::from(args, place) => settings?,
         () = stop.requested() => return Err(Error::Stopped),
     };
+    if let Some(caveat) = settings.servers.caveat() {
+        output.line(&caveat);
+    }
     // Before anything else: a port that is taken is an error at once. They stay open until the end: who
     // connects while there is no host waits for it.
     let mut ports = Vec::new();
@@ -300,6 +303,7 @@ async fn watch(
                     _ if is_silence && !was_reached => {}
                     _ if !was_connected && matches!(event, endpoint::Event::Hopeless { .. }) => {}
                     Telling::Line(text) => output.line(&text),
+                    Telling::Details(lines) => lines.iter().for_each(|line| output.detail(line)),
                     // A server that was away is told everything again; nobody waits for that.
                     Telling::Live(_) if is_linked && !is_silence => {}
                     Telling::Live(text) => output.live(&text),

@@ -37,6 +37,9 @@ pub(crate) async fn run(args: ExposeArgs, place: &Place, output: &Output) -> Res
     let mut stop = Stop::listen(Hangup::StopsUnlessIgnored);
     let (wants_invite, ttl) = (args.invite, args.invite_ttl);
     let settings = Settings::from(args, place)?;
+    if let Some(caveat) = settings.servers.caveat() {
+        output.line(&caveat);
+    }
     if wants_invite {
         let code = invite::open(&settings.trust, &settings.name, invite::ttl(ttl, place)?)?;
         answer(&code.reveal())?;
@@ -146,6 +149,9 @@ async fn watch(settings: &Settings, host: &Host, mut events: Events, output: &Ou
                 was_registered |= *event == endpoint::Event::Registered;
                 match narrator.tell(event, Back::with(event, &monitor)) {
                     Telling::Line(text) => output.line(&format!("{whose}{text}")),
+                    Telling::Details(lines) => {
+                        lines.iter().for_each(|line| output.detail(&format!("{whose}{line}")));
+                    }
                     Telling::Live(text) => output.live(&format!("{whose}{text}")),
                     Telling::Fatal(error) if was_registered && Narrator::is_about_server(event) => {
                         output.line(&error.to_string());

@@ -19,6 +19,8 @@ use punchtunnel::{
 
 use super::labels::Labels;
 
+mod trace;
+
 /// Letters of a key in front of what happens to its session, where it has no name: enough to tell
 /// clients apart. The whole key is in the line that begins the session.
 const SHOWN: usize = 8;
@@ -96,6 +98,8 @@ pub(crate) enum Telling {
     Line(String),
     /// This goes on now.
     Live(String),
+    /// For those who want to know more.
+    Details(Vec<String>),
     /// The run is over.
     Fatal(Error),
 }
@@ -187,14 +191,19 @@ impl Narrator {
                     None => format!("connected{again} {way} to {remote}, {}{rtt}", millis(*took)),
                 })
             }
-            Event::RoundFailed { why, next, .. } => Telling::Live(match next.is_zero() {
+            Event::Tried { id, tried, .. } => Telling::Details(trace::lines(*id, tried)),
+            Event::RoundFailed { why, next, .. } => Telling::Line(match next.is_zero() {
+                // When there is a next try is up to the client.
+                _ if matches!(self.side, Side::Host) => format!("no connection this time: {why}"),
                 true => format!("no connection this time: {why}; trying again"),
                 false => format!("no connection this time: {why}; next try in {}", lasted(*next)),
             }),
             // Whether a client goes on is up to the client: after a connection it waits for a better network.
             Event::Hopeless { why, .. } => Telling::Line(match self.side {
-                Side::Host => format!("this client cannot be connected directly: {why}"),
-                Side::Client { .. } => format!("no direct connection to \"{name}\" can be made here: {why}"),
+                Side::Host => format!("a direct connection to this client is not possible: {why}"),
+                Side::Client { .. } => {
+                    format!("a direct connection to \"{name}\" is not possible here: {why}")
+                }
             }),
         }
     }
@@ -221,6 +230,7 @@ impl Narrator {
                 | Event::NatFound { peer, .. }
                 | Event::Opening { peer, .. }
                 | Event::Connected { peer, .. }
+                | Event::Tried { peer, .. }
                 | Event::RoundFailed { peer, .. }
                 | Event::Hopeless { peer, .. },
             )

@@ -40,6 +40,7 @@ impl Told {
 pub(crate) struct Output {
     format: LogFormat,
     quiet: bool,
+    verbose: bool,
     terminal: bool,
     live: Arc<Mutex<Live>>,
 }
@@ -58,7 +59,7 @@ impl Output {
     /// Sets up standard error, and logging behind it.
     pub(crate) fn start(Told { format, verbose, quiet }: Told) -> Output {
         let terminal = io::stderr().is_terminal() && format == LogFormat::Text && !quiet;
-        let output = Output { format, quiet, terminal, live: Arc::default() };
+        let output = Output { format, quiet, verbose: verbose > 0, terminal, live: Arc::default() };
         let level = match verbose {
             0 => "punchtunnel=warn,told=info",
             1 => "punchtunnel=debug,told=info",
@@ -83,6 +84,13 @@ impl Output {
         }
         self.clear();
         self.always(text);
+    }
+
+    /// What only those who asked for it want to see (`-v`).
+    pub(crate) fn detail(&self, text: &str) {
+        if self.verbose {
+            self.line(text);
+        }
     }
 
     /// What goes on now: on a terminal it replaces what went on before; elsewhere it is a line, unless

@@ -1,7 +1,7 @@
 //! Which servers a host or client uses, the key that is pinned for them, and what else the two have in
 //! common.
 
-use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{collections::VecDeque, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use punchtunnel::{
     ConfigError, Error,
@@ -18,6 +18,9 @@ use super::{
     settings::{Place, Ports, Rendezvous, Span, Spend, usage},
 };
 
+/// Fewer local ports than this are worth a word: a first round binds so many.
+const FEW: usize = punchtunnel::punch::FIRST_PORTS as usize;
+
 /// The rendezvous server, with the key that it must have, and where probes go.
 pub(crate) struct Servers {
     server: ServerName,
@@ -27,6 +30,9 @@ pub(crate) struct Servers {
     pin: Option<(PathBuf, usize)>,
     /// A file pins a key, this one or (where the command line has another) not.
     is_pinned: bool,
+    /// Probed as well.
+    further: Vec<ServerName>,
+    /// Probed instead.
     probe: Vec<ServerName>,
     linger: Option<Duration>,
     dead_after: Option<Duration>,
@@ -39,8 +45,9 @@ impl Servers {
     /// From arguments, file and pins. A key behind the `#` goes before a pin, and is pinned if there is
     /// none.
     pub(crate) fn from(typed: ServerArgs, place: &Place) -> Result<Servers, Error> {
-        let rendezvous: Rendezvous =
-            place.one(typed.rendezvous, "rendezvous")?.ok_or(ConfigError::NoServer)?;
+        let mut all: VecDeque<Rendezvous> = place.many(typed.rendezvous, "rendezvous")?.into();
+        let rendezvous = all.pop_front().ok_or(ConfigError::NoServer)?;
+        let further = all.into_iter().map(|further| further.server).collect();
         let probe = place.many(typed.probe_server, "probe-server")?;
         let linger = place.one(typed.linger, "linger")?.map(|Span(span)| span);
         let dead_after = place.one(typed.dead_after, "dead-after")?.map(|Span(span)| span);
@@ -58,7 +65,19 @@ impl Servers {
         let pin = pinned.as_ref().filter(|_| rendezvous.key.is_none()).map(|entry| (path, entry.line));
         let is_pinned = pinned.is_some();
         let key = rendezvous.key.or(pinned.map(|entry| entry.key));
-        Ok(Servers { server, key, pin, is_pinned, probe, linger, dead_after, udp_port, punch_ports, effort })
+        Ok(Servers {
+            server,
+            key,
+            pin,
+            is_pinned,
+            further,
+            probe,
+            linger,
+            dead_after,
+            udp_port,
+            punch_ports,
+            effort,
+        })
     }
 
     /// After a first contact: there may be a pin now.
@@ -80,6 +99,16 @@ impl Servers {
     /// File and line that pin its key.
     pub(crate) fn pin(&self) -> Option<(PathBuf, usize)> {
         self.pin.clone()
+    }
+
+    /// What a person should know who gives few ports to punch from.
+    pub(crate) fn caveat(&self) -> Option<String> {
+        let count = self.punch_ports.as_ref().map(|range| range.len()).filter(|count| *count < FEW)?;
+        let ports = super::narrate::count(count as u64, "port");
+        Some(format!(
+            "--punch-port gives {ports} to punch from, which is few: enough between NATs that keep ports, not for others; {FEW} or \
+             more are better"
+        ))
     }
 
     /// How much an attempt may cost.
@@ -107,6 +136,7 @@ impl Servers {
             Some(range) => builder.punch_ports(range.clone()),
             None => builder,
         };
+        let builder = self.further.iter().fold(builder, |b, further| b.further_server(further.to_string()));
         self.probe.iter().fold(builder, |builder, probe| builder.probe_server(probe.to_string()))
     }
 
@@ -132,6 +162,8 @@ pub(crate) trait ServerSettings: Sized {
     fn rendezvous(self, server: String) -> Self;
     /// Its key.
     fn server_key(self, key: PublicKey) -> Self;
+    /// A server that is probed as well.
+    fn further_server(self, server: String) -> Self;
     /// A server to probe.
     fn probe_server(self, server: String) -> Self;
     /// How long a session without a link lives.
@@ -154,6 +186,9 @@ macro_rules! server_settings {
             }
             fn server_key(self, key: PublicKey) -> Self {
                 self.server_key(key)
+            }
+            fn further_server(self, server: String) -> Self {
+                self.further_server(server)
             }
             fn probe_server(self, server: String) -> Self {
                 self.probe_server(server)

@@ -12,6 +12,7 @@ use super::{
     Event, Hint, Output,
     line::Line,
     peer::{Env, HOLD, Peer},
+    reasons,
     round::Round,
 };
 use crate::{
@@ -43,9 +44,6 @@ const LATEST: Duration = Duration::from_millis(320);
 
 /// After this much silence on the line an attempt asks for a new introduction.
 const SILENT: Duration = Duration::from_secs(4);
-
-/// Why a pair of firewalls is hopeless, where this side's was known too late to be planned with.
-const BOTH_STRICT: &str = "both firewalls drop the other side's SYN even when both open at once";
 
 /// An agreed instant, and what this side does at it.
 pub(super) struct Agreed {
@@ -152,9 +150,13 @@ impl Peer {
             return;
         };
         if round.end().is_some_and(|end| end <= now) {
+            let (why, ports) = (round.why_failed(), round.ports);
             match self.round.as_mut().and_then(Round::take_hopeless) {
                 Some(why) => self.hopeless(now, why, env),
-                None => self.round_failed(now, "no connection was completed".into(), env),
+                None => {
+                    self.tell_tried(ports, env.out);
+                    self.round_failed(now, why, env);
+                }
             }
         } else if round.at.is_none() && round.mine().is_some_and(<[_]>::is_empty) {
             let why = "no probe of ours was answered: the server's TCP ports cannot be reached";
@@ -197,7 +199,7 @@ impl Peer {
         match round.is_strict(now, env.examined) {
             Ok(false) => {}
             Ok(true) => {
-                if let Err(why) = round.give_up(now, BOTH_STRICT.into()) {
+                if let Err(why) = round.give_up(now, reasons::both_strict()) {
                     self.hopeless(now, why, env);
                 }
                 return;
@@ -237,6 +239,27 @@ impl Peer {
         };
         self.open(now, Agreed { id, variant, at: now + lead, plan }, env);
         let _ = self.line.send(now, PeerMessage::Start(start));
+    }
+
+    /// The responder's part of giving up: it is not asked to start where there is no plan, and says so
+    /// itself.
+    pub(super) fn foresee(&mut self, env: &mut Env) {
+        let Some(round) = self.round.as_mut() else { return };
+        if let Some(why) = round.foresee(env.budget) {
+            env.out.push_back(Output::Event(Event::Hopeless { peer: self.id, why }));
+        }
+    }
+
+    /// The responder's round is over: what it tried, and why nothing came of it. The next one is the
+    /// initiator's to begin.
+    pub(super) fn round_over(&mut self, now: Instant, env: &mut Env) {
+        if let Some(round) = self.round.as_ref().filter(|round| round.at.is_some() && self.link.is_none()) {
+            let (id, why, ports) = (round.id, round.why_failed(), round.ports);
+            self.tell_tried(ports, env.out);
+            let next = Duration::ZERO;
+            env.out.push_back(Output::Event(Event::RoundFailed { peer: self.id, id, why, next }));
+        }
+        self.retire(now);
     }
 
     /// The responder's part of agreeing on the instant.

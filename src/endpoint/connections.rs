@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Instant};
 
 use super::{
-    ConnId, Event, OpenFailure, Output, PortsId,
+    ConnId, Event, OpenFailure, Outbox, Output, PortsId,
     candidates::Nominated,
     peer::{Env, Peer},
 };
@@ -35,6 +35,22 @@ impl Peer {
         }
     }
 
+    /// SYNs have left.
+    pub(super) fn left(&mut self, ports: PortsId, left: &[(u32, Instant)]) {
+        if let Some(round) = self.rounds_mut().find(|round| round.ports == ports) {
+            left.iter().for_each(|(opening, at)| round.openings.left(*opening, *at));
+        }
+    }
+
+    /// A round is over: tells what it tried.
+    pub(super) fn tell_tried(&mut self, ports: PortsId, out: &mut Outbox) {
+        let peer = self.id;
+        let Some(round) = self.rounds_mut().find(|round| round.ports == ports) else { return };
+        if let Some(tried) = round.openings.take_tried() {
+            out.push_back(Output::Event(Event::Tried { peer, id: round.id, tried }));
+        }
+    }
+
     /// A connection is complete: the link handshake begins on it.
     pub(super) fn completed(
         &mut self,
@@ -51,7 +67,7 @@ impl Peer {
                 (remote, budget::may_connect_in_lan(remote, env.server))
             }
             Completed::Opening(opening) => {
-                let round = self.rounds().find(|r| r.ports == ports);
+                let round = self.rounds_mut().find(|r| r.ports == ports);
                 match round.and_then(|r| r.completed(now, opening)) {
                     Some(known) => known,
                     None => return env.out.push_back(Output::Close { conn }),
@@ -106,6 +122,7 @@ impl Peer {
         let (peer, rtt, links) = (self.id, self.line.rtt(now), self.links);
         env.out.push_back(Output::Link { peer, conn, link, surplus });
         env.out.push_back(Output::Event(Event::Connected { peer, remote, lan, took, rtt, links }));
+        self.tell_tried(ports, env.out);
         self.keep(now, ports);
     }
 }

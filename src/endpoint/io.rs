@@ -3,74 +3,20 @@
 //! The driver owns every socket, the clock and the seeds. It names what it opens by small numbers
 //! ([`ConnId`]); the endpoint names what it wants by others ([`PortsId`], [`PeerId`], [`AskId`]).
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, time::Instant};
 
 use bytes::BytesMut;
 
+use super::event::Event;
 use crate::{
-    identity::Network,
-    nat::Prediction,
-    punch::Effort,
-    secure::{EpochKeys, EstablishedLink, Psk, PublicKey, StaticKey},
+    secure::{EpochKeys, EstablishedLink, Psk, PublicKey},
     wire::{
         examine::{Knocked, Origin},
-        peer::{Goodbye, RoundId},
+        peer::Goodbye,
         probe::{ProbeAnswer, ProbeQuestion},
-        server::{Decline, NameRefusal, RequestRefusal},
+        server::Decline,
     },
 };
-
-/// What an endpoint is set up with.
-pub struct Settings {
-    /// This installation's key.
-    pub key: StaticKey,
-    /// Addresses of the rendezvous server, at most one for each address family.
-    pub servers: Vec<SocketAddr>,
-    /// The server's key, where it is pinned; otherwise the first one seen is taken
-    /// ([`Event::ServerKey`]).
-    pub server_key: Option<PublicKey>,
-    /// Addresses that probes go to; those of an address family without a local socket are skipped.
-    pub probe_servers: Vec<SocketAddr>,
-    /// What this endpoint is.
-    pub role: Role,
-    /// How much an attempt to connect may spend.
-    pub effort: Effort,
-    /// What worked before between this side's networks and the host (a client's); tried first.
-    pub hints: Vec<Hint>,
-    /// Whether the server is asked what the NAT does with SYNs from outside ([`Output::Favour`]). It takes
-    /// four punch ports more, for some seconds.
-    pub examine: bool,
-}
-
-/// From a network of this side's, rounds of a kind have worked ([`Event::Opening`] names it).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Hint {
-    /// This side's public network.
-    pub network: Network,
-    /// The kind.
-    pub variant: u8,
-}
-
-/// What an endpoint is.
-pub enum Role {
-    /// `expose`: registered under a name, takes clients in.
-    Host {
-        /// The name.
-        name: String,
-    },
-    /// `connect`: asks for one host.
-    Client {
-        /// The host's name.
-        name: String,
-        /// The host's key; `None` only with an invite.
-        host_key: Option<PublicKey>,
-        /// Public part and secret of an invite.
-        invite: Option<(u64, Psk)>,
-    },
-}
 
 /// How a datagram travels to or from this endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -154,6 +100,14 @@ pub enum Input {
         opening: u32,
         /// Its number from now on.
         conn: ConnId,
+    },
+    /// SYNs asked for by [`Output::Connect`] have left. A driver that does not say so lets people believe
+    /// that they left when they were to.
+    Left {
+        /// From the requests.
+        ports: PortsId,
+        /// Their numbers, and when.
+        left: Vec<(u32, Instant)>,
     },
     /// A connection asked for by [`Output::Connect`] failed.
     ConnectFailed {
@@ -368,127 +322,4 @@ pub enum Output {
     },
     /// Something that a person wants to know.
     Event(Event),
-}
-
-/// What a person wants to know, and what ends a run.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// The server named its key and none was pinned.
-    ServerKey(PublicKey),
-    /// The server's key is not the pinned one. Nothing more is said to it.
-    ServerKeyChanged {
-        /// The key that it named.
-        found: PublicKey,
-    },
-    /// The server is reached.
-    ServerReached {
-        /// The server.
-        path: Path,
-        /// This endpoint's address as the server sees it.
-        observed: SocketAddr,
-        /// From the first datagram to now.
-        took: Duration,
-    },
-    /// The server does not answer (any more), over UDP or TCP; the endpoint keeps trying.
-    ServerSilent {
-        /// For how long.
-        since: Duration,
-    },
-    /// The server speaks another protocol version.
-    ServerVersion {
-        /// Its version.
-        theirs: u8,
-    },
-    /// The name is registered.
-    Registered,
-    /// The name cannot be registered.
-    NotRegistered(NameRefusal),
-    /// Nobody is registered under the name; the request is kept.
-    Waiting {
-        /// Time since somebody was; `None` if the server has never heard of the name.
-        last_seen: Option<Duration>,
-    },
-    /// The request cannot be kept.
-    NotKept(RequestRefusal),
-    /// The host lets this client in.
-    Introduced {
-        /// Observed addresses of the host.
-        addresses: Vec<SocketAddr>,
-    },
-    /// The host does not let this client in.
-    Declined(Decline),
-    /// The handshake with the host failed: the invite's secret is wrong, or the host is not who the
-    /// server says.
-    NotProved,
-    /// The UDP hole is open.
-    HoleOpen {
-        /// The session.
-        peer: PeerId,
-        /// The other peer's address.
-        remote: SocketAddr,
-        /// Round trip.
-        rtt: Duration,
-    },
-    /// This side's NAT is measured.
-    NatFound {
-        /// The session.
-        peer: PeerId,
-        /// One for each address family.
-        predictions: Vec<Prediction>,
-        /// From the first probe to the last answer.
-        took: Duration,
-    },
-    /// The other side has told what its NAT does.
-    PeerNatFound {
-        /// The session.
-        peer: PeerId,
-        /// One for each address family.
-        predictions: Vec<Prediction>,
-    },
-    /// An instant is agreed.
-    Opening {
-        /// The session.
-        peer: PeerId,
-        /// The round.
-        id: RoundId,
-        /// Its kind, from 0: what to remember where a connection comes of it ([`Hint`]).
-        variant: u8,
-        /// Time to the instant.
-        lead: Duration,
-        /// Connections that this side will open.
-        openings: usize,
-    },
-    /// A link is nominated.
-    Connected {
-        /// The session.
-        peer: PeerId,
-        /// The other end.
-        remote: SocketAddr,
-        /// Inside one LAN, without a punch.
-        lan: bool,
-        /// From the agreed instant (or the first try) to now.
-        took: Duration,
-        /// Round trip of the path at the time.
-        rtt: Option<Duration>,
-        /// Links of this session so far.
-        links: u32,
-    },
-    /// A round brought no link.
-    RoundFailed {
-        /// The session.
-        peer: PeerId,
-        /// The round.
-        id: RoundId,
-        /// Why, in words.
-        why: String,
-        /// Time to the next one.
-        next: Duration,
-    },
-    /// The pair cannot be punched; nothing is sprayed.
-    Hopeless {
-        /// The session.
-        peer: PeerId,
-        /// Why, in words.
-        why: String,
-    },
 }

@@ -18,6 +18,7 @@ mod bases;
 mod candidates;
 mod client;
 mod connections;
+mod event;
 mod examination;
 #[cfg(test)]
 mod hardships;
@@ -28,7 +29,10 @@ mod line;
 mod nat_use;
 mod openings;
 mod peer;
+mod reasons;
 mod round;
+mod server;
+mod settings;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -43,7 +47,13 @@ use std::{
 
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
-pub use self::{examination::Answers, io::*};
+pub use self::{
+    event::Event,
+    examination::Answers,
+    io::*,
+    reasons::{Came, Tried},
+    settings::*,
+};
 
 use self::{
     connections::Completed,
@@ -55,13 +65,9 @@ use self::{
 };
 use crate::{
     punch::Budget,
-    rendezvous::{Client, ClientEvent},
+    rendezvous::Client,
     secure::StaticKey,
-    wire::{
-        packet::Packet,
-        peer::Goodbye,
-        server::{FromServer, ToServer},
-    },
+    wire::{packet::Packet, peer::Goodbye, server::ToServer},
 };
 
 /// What waits for the driver.
@@ -158,7 +164,8 @@ impl Endpoint {
                 if self.examined.bound(now, ports, (v4.len(), v6.len()), &mut self.out) {
                 } else if let Some(early) = self.early_round(ports) {
                     let (batch, servers) = (self.rng.random(), &self.probe_servers);
-                    let means = Means { servers, batch, pause: self.nat.pause() };
+                    let (pause, heard) = (self.nat.pause(), self.nat.heard());
+                    let means = Means { servers, heard, batch, pause };
                     // Only a client has an early round, and it is not in use elsewhere.
                     let mut round = early;
                     round.bound(now, (v4, v6, lan), means, &mut self.out);
@@ -176,6 +183,7 @@ impl Endpoint {
             Input::Probed { ports, number, answer } => {
                 if let Some(mut round) = self.early_round(ports) {
                     round.probed(now, number, answer, &mut self.out);
+                    self.nat.answered(round.servers(), false);
                     self.keep_early(round);
                 } else {
                     self.with_ports(ports, |peer, env| peer.probed(now, (ports, number), answer, env));
@@ -189,6 +197,9 @@ impl Endpoint {
             }
             Input::Accepted { ports, remote, conn } => {
                 self.completed(now, ports, conn, Completed::Accepted(remote));
+            }
+            Input::Left { ports, left } => {
+                self.with_ports(ports, |peer, _| peer.left(ports, &left));
             }
             Input::ConnectFailed { ports, opening, why } => {
                 self.with_ports(ports, |peer, env| peer.connect_failed(now, (ports, opening), &why, env));
@@ -315,100 +326,6 @@ impl Endpoint {
             peer.handle_all(now, messages, env);
         });
         true
-    }
-
-    /// What the association with a server has to tell.
-    fn drain_server(&mut self, now: Instant, server: usize) {
-        if let Some(round_trip) = self.servers.get(server).and_then(Client::round_trip) {
-            self.nat.reached(round_trip);
-        }
-        while let Some(event) = self.servers.get_mut(server).and_then(Client::poll_event) {
-            match event {
-                ClientEvent::Message(message) => self.server_message(now, server, message),
-                ClientEvent::Reached { observed, path, took, server_key, first_contact, .. } => {
-                    if first_contact {
-                        self.out.push_back(Output::Event(Event::ServerKey(server_key)));
-                    }
-                    self.out.push_back(Output::Event(Event::ServerReached { path, observed, took }));
-                    self.examine(server, observed);
-                    self.server_reached(now, server);
-                }
-                ClientEvent::KeyChanged { found } => {
-                    self.out.push_back(Output::Event(Event::ServerKeyChanged { found }));
-                }
-                ClientEvent::Version { theirs } => {
-                    self.out.push_back(Output::Event(Event::ServerVersion { theirs }));
-                }
-                ClientEvent::Moved { observed, .. } => self.examine(server, observed),
-                // One address family is enough: many networks have no IPv6.
-                ClientEvent::Silent { .. } if self.reached_over().is_some() => {}
-                ClientEvent::Silent { since } => {
-                    self.out.push_back(Output::Event(Event::ServerSilent { since }));
-                }
-                ClientEvent::Renewed => match self.part {
-                    _ if self.stopping => {}
-                    Part::Host(_) => self.introduce_self(now, server),
-                    Part::Client(_) => self.ask_anew(now, server),
-                },
-                ClientEvent::Lost => {
-                    self.relations_over(server);
-                    self.unregistered(server);
-                    match self.part {
-                        _ if self.stopping => {}
-                        Part::Host(_) => self.introduce_self(now, server),
-                        Part::Client(_) => self.ask_again(now, server),
-                    }
-                }
-            }
-        }
-    }
-
-    fn server_message(&mut self, now: Instant, server: usize, message: FromServer) {
-        match message {
-            FromServer::Relay { datagram, .. } => {
-                self.peer_datagram(now, None, &datagram.0);
-            }
-            FromServer::Gone { relation } => {
-                self.drop_relation(relation);
-                self.request_gone(relation);
-            }
-            other => match self.part {
-                Part::Host(_) => self.host_message(now, server, other),
-                Part::Client(_) => self.client_message(now, server, other),
-            },
-        }
-    }
-
-    /// A server sees this side: before anything else is measured, it is asked what the NAT lets in.
-    fn examine(&mut self, server: usize, observed: SocketAddr) {
-        let Some(address) = self.servers.get(server).map(Client::server) else { return };
-        self.next_ports += 1;
-        let ports = PortsId(self.next_ports);
-        self.examined.reached((server, address), observed.ip(), ports, &mut self.out);
-    }
-
-    /// Says to a server, new or found again, what this endpoint is there for.
-    fn introduce_self(&mut self, now: Instant, server: usize) {
-        match &self.part {
-            Part::Host(host) => {
-                let name = host.name.clone();
-                self.tell(now, server, ToServer::Register { name });
-            }
-            Part::Client(_) => self.ask(now, server),
-        }
-    }
-
-    /// Sends a message to a server. It queues what is said in a day; where even that is full, the
-    /// association is about to be lost and everything is said again.
-    fn tell(&mut self, now: Instant, server: usize, message: ToServer) {
-        if let Some(server) = self.servers.get_mut(server) {
-            let _ = server.send(now, message);
-        }
-    }
-
-    /// An association over which an endpoint is reached now, if there is one.
-    fn reached_over(&self) -> Option<usize> {
-        self.servers.iter().position(|server| server.path().is_some())
     }
 
     /// An association is lost. The server knows a relation by both ends, whichever family they speak

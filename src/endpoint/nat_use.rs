@@ -2,7 +2,8 @@
 //! whose turn it is where one round's connections would spoil what another one has measured.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -39,6 +40,8 @@ pub(super) struct NatUse {
     turn: Option<(PeerId, Instant)>,
     /// Full efforts towards addresses that only the server vouches for.
     on_hearsay: VecDeque<Instant>,
+    /// Servers that answered a probe, the last time that they were probed.
+    heard: BTreeSet<IpAddr>,
 }
 
 impl NatUse {
@@ -87,6 +90,23 @@ impl NatUse {
     /// waits until it is known not to be.
     pub(super) fn pause(&self) -> Option<Duration> {
         (!self.settled).then(|| nat::pause(self.round_trip))
+    }
+
+    /// Which servers answered the probes of a round so far. Where the round `has_waited`, those that did not
+    /// are not waited for any more.
+    pub(super) fn answered(&mut self, servers: impl Iterator<Item = (IpAddr, bool)>, has_waited: bool) {
+        for (server, answered) in servers {
+            match answered {
+                true => drop(self.heard.insert(server)),
+                false if has_waited => drop(self.heard.remove(&server)),
+                false => {}
+            }
+        }
+    }
+
+    /// Servers that are worth waiting for.
+    pub(super) fn heard(&self) -> &BTreeSet<IpAddr> {
+        &self.heard
     }
 
     /// A session wants to measure and open. `Err`: another one's turn lasts until then, at the longest.

@@ -1,17 +1,18 @@
 //! The openings of a round: which ports listen, what was handed to the driver, and what came of it.
+//!
+//! Every SYN is noted, for the word that a person is told where a round fails, and the trace of `-v`.
 
 use std::{
     collections::BTreeSet,
-    fmt::Debug,
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
-use super::{OpenFailure, Outbox, Output, PortsId};
-use crate::{
-    punch::{Budget, FIRST_PORTS, Opening, Plan, schedule::OPENING_WINDOW},
-    wire::peer::RoundId,
+use super::{
+    OpenFailure, Outbox, Output, PortsId,
+    reasons::{Came, Tried},
 };
+use crate::punch::{Budget, FIRST_PORTS, Opening, Plan, schedule::OPENING_WINDOW};
 
 /// An opening that was refused is repeated after this: the other side's SYN is at most this late when
 /// clocks agree, and a storm is not wanted when they do not.
@@ -19,14 +20,18 @@ const REDIAL_PAUSE: Duration = Duration::from_millis(20);
 
 /// Listeners and openings of a round's ports.
 pub(super) struct Openings {
-    id: RoundId,
     ports: PortsId,
+    /// Local port numbers by index, in each family.
+    numbers: (Vec<u16>, Vec<u16>),
     /// Punch ports that were asked for, in each family.
     asked: u16,
     listening: BTreeSet<u16>,
     /// The agreed instant.
     instant: Option<Instant>,
     dialled: Vec<Dialled>,
+    syns: Vec<Syn>,
+    /// They were told of.
+    told: bool,
     /// Number of the first of them.
     first: u32,
     /// How often each refused opening is repeated.
@@ -39,29 +44,41 @@ struct Dialled {
     remote: SocketAddr,
     lan: bool,
     redials: u8,
+    /// Its last SYN among those that were sent.
+    syn: usize,
 }
 
-/// What a trace says when an opening leaves.
-#[derive(Debug)]
-struct Leaves;
-
-/// And when it is complete.
-#[derive(Debug)]
-struct Connected;
+/// A SYN that was sent.
+struct Syn {
+    local: Option<u16>,
+    remote: SocketAddr,
+    lan: bool,
+    ttl: Option<u8>,
+    /// When it was to leave, until it is known when it did.
+    left: Instant,
+    came: Option<(Came, Instant)>,
+}
 
 impl Openings {
     /// Those of a round whose first ports were asked for.
-    pub(super) fn new(id: RoundId, ports: PortsId) -> Self {
+    pub(super) fn new(ports: PortsId) -> Self {
         Openings {
-            id,
             ports,
+            numbers: (Vec::new(), Vec::new()),
             asked: FIRST_PORTS,
             listening: BTreeSet::new(),
             instant: None,
             dialled: Vec::new(),
+            syns: Vec::new(),
+            told: false,
             first: 0,
             redials: 0,
         }
+    }
+
+    /// The ports are bound, or more of them.
+    pub(super) fn bound(&mut self, v4: &[u16], v6: &[u16]) {
+        self.numbers = (v4.to_vec(), v6.to_vec());
     }
 
     /// Listens on a punch port, once.
@@ -73,7 +90,7 @@ impl Openings {
 
     /// A plain connect inside a LAN, at once.
     pub(super) fn connect_in_lan(&mut self, now: Instant, remote: SocketAddr, out: &mut Outbox) {
-        self.dial(Dialled { local: None, remote, lan: true, redials: 0 }, now, None, out);
+        self.dial((None, remote, true), now, None, out);
     }
 
     /// The instant is agreed: hands a plan's openings to the driver. Full effort goes only towards
@@ -96,17 +113,41 @@ impl Openings {
                     continue;
                 }
             }
-            self.dial(Dialled { local: Some(local), remote, lan: false, redials: 0 }, at + after, ttl, out);
+            self.dial((Some(local), remote, false), at + after, ttl, out);
         }
         self.dialled.len() - before
     }
 
-    fn dial(&mut self, dialled: Dialled, at: Instant, ttl: Option<u8>, out: &mut Outbox) {
-        let Dialled { local, remote, .. } = dialled;
-        self.trace(&Leaves, at, remote, local);
+    fn dial(
+        &mut self,
+        (local, remote, lan): (Option<u16>, SocketAddr, bool),
+        at: Instant,
+        ttl: Option<u8>,
+        out: &mut Outbox,
+    ) {
         let opening = self.first.wrapping_add(self.dialled.len() as u32);
         out.push_back(Output::Connect { ports: self.ports, opening, local, remote, at, ttl });
-        self.dialled.push(dialled);
+        self.dialled.push(Dialled { local, remote, lan, redials: 0, syn: self.syns.len() });
+        self.syns.push(Syn { local, remote, lan, ttl, left: at, came: None });
+    }
+
+    fn number(&self, opening: u32) -> usize {
+        opening.wrapping_sub(self.first) as usize
+    }
+
+    /// When an opening's last SYN really left.
+    pub(super) fn left(&mut self, opening: u32, at: Instant) {
+        let syn = self.dialled.get(self.number(opening)).map(|dialled| dialled.syn);
+        if let Some(syn) = syn.and_then(|syn| self.syns.get_mut(syn)) {
+            syn.left = at;
+        }
+    }
+
+    fn came(&mut self, number: usize, came: Came, now: Instant) {
+        let syn = self.dialled.get(number).map(|dialled| dialled.syn);
+        if let Some(syn) = syn.and_then(|syn| self.syns.get_mut(syn)) {
+            syn.came = Some((came, now));
+        }
     }
 
     /// An opening failed. Refused is not failed: its SYN came early, and inside the window it is repeated
@@ -114,31 +155,58 @@ impl Openings {
     pub(super) fn failed(&mut self, now: Instant, opening: u32, why: &OpenFailure, out: &mut Outbox) {
         let again = now + REDIAL_PAUSE;
         let over = self.instant.is_none_or(|at| again >= at + OPENING_WINDOW);
-        let number = opening.wrapping_sub(self.first) as usize;
-        if let Some(dialled) = self.dialled.get(number) {
-            self.trace(why, now, dialled.remote, dialled.local);
-        }
+        let number = self.number(opening);
+        self.came(number, Came::from(why), now);
         let Some(dialled) = self.dialled.get_mut(number) else { return };
         let early = matches!(why, OpenFailure::Refused | OpenFailure::Unreachable);
         if !early || over || dialled.lan || dialled.redials >= self.redials {
             return;
         }
         dialled.redials += 1;
-        let Dialled { local, remote, .. } = *dialled;
+        dialled.syn = self.syns.len();
+        let Dialled { local, remote, lan, .. } = *dialled;
+        self.syns.push(Syn { local, remote, lan, ttl: None, left: again, came: None });
         out.push_back(Output::Connect { ports: self.ports, opening, local, remote, at: again, ttl: None });
     }
 
     /// An opening is complete: where it went, and whether it was a plain connect inside a LAN.
-    pub(super) fn completed(&self, now: Instant, opening: u32) -> Option<(SocketAddr, bool)> {
-        let dialled = self.dialled.get(opening.wrapping_sub(self.first) as usize)?;
-        self.trace(&Connected, now, dialled.remote, dialled.local);
-        Some((dialled.remote, dialled.lan))
+    pub(super) fn completed(&mut self, now: Instant, opening: u32) -> Option<(SocketAddr, bool)> {
+        let number = self.number(opening);
+        self.came(number, Came::Connected, now);
+        self.dialled.get(number).map(|dialled| (dialled.remote, dialled.lan))
+    }
+
+    /// What was tried, without plain connects inside a LAN.
+    pub(super) fn tried(&self) -> Vec<Tried> {
+        let tried = |syn: &Syn| {
+            let numbers = if syn.remote.is_ipv4() { &self.numbers.0 } else { &self.numbers.1 };
+            let instant = self.instant.unwrap_or(syn.left);
+            let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+            let late = micros(syn.left.saturating_duration_since(instant));
+            let early = micros(instant.saturating_duration_since(syn.left));
+            Tried {
+                local: syn.local.and_then(|local| numbers.get(usize::from(local)).copied()),
+                remote: syn.remote,
+                left_us: late - early,
+                ttl: syn.ttl,
+                came: syn.came.map(|(came, at)| (came, at.saturating_duration_since(syn.left))),
+            }
+        };
+        self.syns.iter().filter(|syn| !syn.lan).map(tried).collect()
+    }
+
+    /// The same, the first time that it is asked for.
+    pub(super) fn take_tried(&mut self) -> Option<Vec<Tried>> {
+        let is_news = !self.syns.is_empty() && !std::mem::replace(&mut self.told, true);
+        is_news.then(|| self.tried()).filter(|tried| !tried.is_empty())
     }
 
     /// What is said about the openings so far is not listened to any more.
     pub(super) fn forget(&mut self) {
         self.first = self.first.wrapping_add(self.dialled.len() as u32);
         self.dialled.clear();
+        self.syns.clear();
+        self.told = false;
     }
 
     /// How many were handed out.
@@ -150,16 +218,16 @@ impl Openings {
     pub(super) fn targets(&self) -> impl Iterator<Item = IpAddr> {
         self.dialled.iter().map(|dialled| dialled.remote.ip())
     }
+}
 
-    /// For a person who wants to know (`-v`): what an opening does, relative to the agreed instant.
-    fn trace(&self, what: &dyn Debug, now: Instant, remote: SocketAddr, local: Option<u16>) {
-        let at = self.instant.unwrap_or(now);
-        let late =
-            now.saturating_duration_since(at).as_secs_f64() - at.saturating_duration_since(now).as_secs_f64();
-        let (attempt, round) = (self.id.attempt, self.id.round);
-        tracing::debug!(
-            "opening {attempt}.{round} from port {local:?} to {remote}: {what:?} at {:+.1} ms",
-            late * 1e3
-        );
+impl From<&OpenFailure> for Came {
+    fn from(why: &OpenFailure) -> Came {
+        match why {
+            OpenFailure::Refused => Came::Reset,
+            OpenFailure::Unreachable => Came::Unreachable,
+            OpenFailure::TimedOut => Came::Nothing,
+            OpenFailure::TupleExists => Came::Exists,
+            OpenFailure::Other(_) => Came::Failed,
+        }
     }
 }

@@ -203,6 +203,7 @@ impl Peer {
             if let PeerMessage::Predicted { predictions, .. } = &message {
                 env.examined.measured(now, predictions, env.out);
                 env.nat.measured(predictions);
+                env.nat.answered(round.servers(), true);
                 env.nat.made(now, round.connections());
             }
             // The initiator's own bases travel in START.
@@ -217,7 +218,10 @@ impl Peer {
         if self.initiator && self.link.is_none() {
             self.lead(now, env);
         } else if self.round.as_ref().is_some_and(|r| Self::overdue(r, now)) {
-            self.retire(now);
+            self.round_over(now, env);
+        }
+        if !self.initiator {
+            self.foresee(env);
         }
         if let Some((id, _)) = self.deferred {
             self.begin_in_turn(now, id, env);
@@ -386,7 +390,9 @@ impl Peer {
         bound: (Vec<u16>, Vec<u16>, Vec<std::net::IpAddr>),
         env: &mut Env,
     ) {
-        let means = Means { servers: env.probe_servers, batch: env.rng.random(), pause: env.nat.pause() };
+        let batch = env.rng.random();
+        let (servers, pause, heard) = (env.probe_servers, env.nat.pause(), env.nat.heard());
+        let means = Means { servers, heard, batch, pause };
         if let Some(round) = self.round.as_mut().filter(|r| r.ports == ports) {
             round.bound(now, bound, means, env.out);
         }
@@ -414,6 +420,7 @@ impl Peer {
     ) {
         if let Some(round) = self.round.as_mut().filter(|r| r.ports == ports) {
             round.probed(now, number, answer, env.out);
+            env.nat.answered(round.servers(), false);
         }
         self.advance(now, env);
     }

@@ -16,6 +16,7 @@ use super::{
     Event, OpenFailure, Outbox, Output, PeerId, PortsId, bases,
     examination::Examinations,
     openings::Openings,
+    reasons,
     survey::{Means, Survey},
 };
 use crate::{
@@ -63,11 +64,12 @@ pub(super) struct Round {
     turned: Option<usize>,
     repetitions: u16,
     told: bool,
+    foreseen: bool,
     /// There is no plan for the pair: why, in words. The LAN is tried all the same.
     hopeless: Option<String>,
     /// The agreed instant.
     pub(super) at: Option<Instant>,
-    openings: Openings,
+    pub(super) openings: Openings,
 }
 
 impl Round {
@@ -93,9 +95,10 @@ impl Round {
             turned: None,
             repetitions: 0,
             told: false,
+            foreseen: false,
             hopeless: None,
             at: None,
-            openings: Openings::new(id, ports),
+            openings: Openings::new(ports),
         }
     }
 
@@ -118,6 +121,7 @@ impl Round {
         means: Means,
         out: &mut Outbox,
     ) {
+        self.openings.bound(&v4, &v6);
         if self.survey.is_some() {
             return;
         }
@@ -332,6 +336,21 @@ impl Round {
         Ok(())
     }
 
+    /// Servers that were probed, and which of them answered.
+    pub(super) fn servers(&self) -> impl Iterator<Item = (IpAddr, bool)> {
+        self.survey.iter().flat_map(Survey::heard)
+    }
+
+    /// Once both sides' predictions are there: why there will be no plan, if so, and no other way either.
+    pub(super) fn foresee(&mut self, budget: Budget) -> Option<String> {
+        let ready = self.told && !self.mine()?.is_empty() && !self.theirs()?.is_empty();
+        if !ready || std::mem::replace(&mut self.foreseen, true) || self.lan_tried {
+            return None;
+        }
+        let budget = budget.agreed(self.their_budget);
+        self.plan(&Terms { initiator: false, round: 0, budget, window: Duration::ZERO, spent: 0 }).err()
+    }
+
     /// Why there was no plan.
     pub(super) fn take_hopeless(&mut self) -> Option<String> {
         self.hopeless.take()
@@ -382,7 +401,7 @@ impl Round {
                 (Verdict::Try, None) => whole = Some(plan),
             }
         }
-        whole.ok_or_else(|| hopeless.into())
+        whole.ok_or_else(|| reasons::hopeless(&mine, &theirs, hopeless))
     }
 
     /// A repetition has the plan of a first round, from ports that are turned by as much on both sides.
@@ -422,8 +441,14 @@ impl Round {
     }
 
     /// An opening is complete: where it went, and whether it was a plain connect inside a LAN.
-    pub(super) fn completed(&self, now: Instant, opening: u32) -> Option<(SocketAddr, bool)> {
+    pub(super) fn completed(&mut self, now: Instant, opening: u32) -> Option<(SocketAddr, bool)> {
         self.openings.completed(now, opening)
+    }
+
+    /// Why its openings have brought nothing.
+    pub(super) fn why_failed(&self) -> String {
+        let (mine, theirs) = (self.mine().unwrap_or_default(), self.theirs().unwrap_or_default());
+        reasons::failed(&self.openings.tried(), mine, theirs)
     }
 
     /// When the round has failed if no link came of it.

@@ -12,8 +12,8 @@
 //! grown old before the instant is agreed is refreshed by one last probe.
 
 use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -49,6 +49,8 @@ pub(super) struct Survey {
     begun: Instant,
     batch: [u8; 16],
     servers: Vec<SocketAddr>,
+    /// Those that are worth waiting for.
+    heard: BTreeSet<IpAddr>,
     v4: Vec<u16>,
     v6: Vec<u16>,
     probes: BTreeMap<u8, Probe>,
@@ -84,6 +86,8 @@ struct Probe {
 pub(super) struct Means<'a> {
     /// Probe ports of servers.
     pub(super) servers: &'a [SocketAddr],
+    /// Those that answered the last time.
+    pub(super) heard: &'a BTreeSet<IpAddr>,
     /// Random name of the batch.
     pub(super) batch: [u8; 16],
     /// When the second group leaves, at the latest; `None`: when it is known to be wanted.
@@ -104,6 +108,7 @@ impl Survey {
             begun: now,
             batch: means.batch,
             servers: means.servers.to_vec(),
+            heard: means.heard.clone(),
             v4,
             v6,
             probes: BTreeMap::new(),
@@ -208,10 +213,25 @@ impl Survey {
     }
 
     /// Whether the probes below a number, the last of which left then, are all answered, or have had their
-    /// time.
+    /// time. A server from which nothing was ever heard is not waited for where others have answered: it may be
+    /// dead. If it is only far away, its answer comes later and the next round waits for it.
     fn is_over(&self, now: Instant, left: Instant, below: u8) -> bool {
-        let answered = self.probes.range(..below).all(|(_, probe)| probe.answer.is_some());
+        let heard = self.heard();
+        let is_heard = |server: IpAddr| self.heard.contains(&server) || heard.get(&server) == Some(&true);
+        let nobody = self.exchange.is_none();
+        let waits = |probe: &Probe| probe.answer.is_none() && (nobody || is_heard(probe.server.ip()));
+        let answered = !self.probes.range(..below).any(|(_, probe)| waits(probe));
         (answered && !self.probes.is_empty()) || left + self.patience() <= now
+    }
+
+    /// Servers that were probed, and which of them answered.
+    pub(super) fn heard(&self) -> BTreeMap<IpAddr, bool> {
+        let mut heard = BTreeMap::new();
+        for probe in self.probes.values() {
+            *heard.entry(probe.server.ip()).or_default() |=
+                probe.answer.as_ref().is_some_and(Option::is_some);
+        }
+        heard
     }
 
     fn is_settled(&self, is_v4: bool) -> bool {

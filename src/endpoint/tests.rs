@@ -201,8 +201,10 @@ fn examined(host: Answers, client: Answers) -> World {
 #[test]
 fn two_strict_firewalls_are_told_before_anything_is_opened() {
     let mut world = examined(STRICT, STRICT);
-    let why = |e: &Event| matches!(e, Event::Hopeless { why, .. } if why.contains("firewalls drop"));
-    assert!(world.run(Duration::from_secs(6), |w| w.heard(CLIENT, why)), "{}", world.story());
+    let why = |e: &Event| matches!(e, Event::Hopeless { why, .. } if why.starts_with("your firewall drops"));
+    for who in [CLIENT, HOST] {
+        assert!(world.run(Duration::from_secs(20), |w| w.heard(who, why)), "{}", world.story());
+    }
     assert_eq!(world.connects, [0, 0]);
     // The next attempt knows it from the beginning.
     world.run(Duration::from_secs(20), |_| false);
@@ -288,4 +290,53 @@ fn the_kind_of_round_that_made_the_link_makes_the_next_one() {
     world.tell(CLIENT, Input::LinkLost { peer, epoch });
     assert!(world.run(Duration::from_secs(30), |w| w.both_linked(2)), "{}", world.story());
     assert_eq!(world.kinds(CLIENT)[..3], [0, 1, 1]);
+}
+
+#[test]
+fn a_round_that_fails_is_told_on_both_sides_with_its_reason_and_every_syn() {
+    let mut world = World::new(30);
+    world.tcp = false;
+    world.host();
+    world.client(Some(key(1).public()), None);
+    for who in [CLIENT, HOST] {
+        let failed = |e: &Event| match e {
+            Event::RoundFailed { why, .. } => why.starts_with("none of 2 SYNs was answered: both NATs keep"),
+            _ => false,
+        };
+        assert!(world.run(Duration::from_secs(10), |w| w.heard(who, failed)), "{}", world.story());
+        let tried = world.events.iter().find_map(|(whose, _, event)| match event {
+            Event::Tried { tried, id, .. } if *whose == who => Some((id, tried)),
+            _ => None,
+        });
+        let (id, tried) = tried.expect("told");
+        assert_eq!((id.round, tried.len()), (0, 2));
+        assert_eq!((tried[0].left_us, tried[0].came), (0, None));
+        assert!(tried[1].left_us > 0 && tried.iter().all(|syn| syn.local.is_some()), "{tried:?}");
+    }
+}
+
+#[test]
+fn a_link_is_told_with_the_syn_that_made_it() {
+    let world = connected(30);
+    let tried = world.events.iter().find_map(|(who, _, event)| match event {
+        Event::Tried { tried, .. } if *who == CLIENT => Some(tried),
+        _ => None,
+    });
+    let came: Vec<_> = tried.expect("told").iter().filter_map(|syn| Some(syn.came?.0)).collect();
+    assert!(came.contains(&Came::Connected), "{came:?}");
+}
+
+#[test]
+fn a_second_server_that_is_dead_costs_its_answers_and_no_time() {
+    let took = |dead: &'static [&'static str]| {
+        let mut world = World::new(30);
+        world.dead_servers = dead;
+        world.host();
+        world.run(Duration::from_secs(5), |_| false);
+        let began = world.now;
+        world.client(Some(key(1).public()), None);
+        assert!(world.run(Duration::from_secs(10), |w| w.both_linked(1)), "{}", world.story());
+        world.now - began
+    };
+    assert_eq!(took(&["203.0.113.9:7862", "203.0.113.9:7863"]), took(&[]));
 }

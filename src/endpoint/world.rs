@@ -65,6 +65,8 @@ pub(super) struct World {
     pub(super) datagrams: usize,
     /// What the server finds when it opens towards each side; `None` where a side does not ask.
     pub(super) nats: [Option<Answers>; 2],
+    /// Probed by both sides, without an answer.
+    pub(super) dead_servers: &'static [&'static str],
     /// What the client remembers.
     pub(super) hints: Vec<Hint>,
     /// Connections that each side was to open.
@@ -109,6 +111,7 @@ impl World {
             lost: Box::new(|_| false),
             datagrams: 0,
             nats: [None, None],
+            dead_servers: &[],
             hints: Vec::new(),
             connects: [0, 0],
             bound: std::collections::BTreeSet::new(),
@@ -124,10 +127,11 @@ impl World {
             key: key(who as u8 + 1),
             servers: self.other_family.into_iter().chain([SERVER.parse().expect("address")]).collect(),
             server_key: None,
-            probe_servers: vec![
-                SERVER.parse().expect("address"),
-                "203.0.113.1:7863".parse().expect("address"),
-            ],
+            probe_servers: [SERVER, "203.0.113.1:7863"]
+                .into_iter()
+                .chain(self.dead_servers.iter().copied())
+                .map(|server| server.parse().expect("address"))
+                .collect(),
             role,
             effort: crate::punch::Effort::default(),
             hints: self.hints.clone(),
@@ -200,6 +204,7 @@ impl World {
                 let v4 = (0..count).map(|i| 20_000 + (ports.0 as u16) * 64 + i).collect();
                 self.tell(who, Input::Bound { ports, v4, v6: Vec::new(), lan: Vec::new() });
             }
+            Output::Probe { server, .. } if self.dead_servers.contains(&server.to_string().as_str()) => {}
             Output::Probe { ports, number, question, .. } => {
                 let observed = SocketAddr::new(address(who), question.local_port);
                 let answer = ProbeAnswer { observed, at_us: u64::from(number) * 100, prediction: None };

@@ -90,7 +90,10 @@ impl EventSource {
 
     /// Tells everybody who listens.
     pub(crate) fn tell(&self, event: Event) {
-        tracing::debug!(?event);
+        // A thousand SYNs are for people, who have a better way to read them.
+        if !matches!(event, Event::Endpoint(endpoint::Event::Tried { .. })) {
+            tracing::debug!(?event);
+        }
         self.ledger.note(&event);
         self.listeners.send(event).ok();
     }

@@ -1,7 +1,8 @@
 //! What hosts and clients are set up with alike.
 
-use std::{io, net::SocketAddr, ops::RangeInclusive, time::Duration};
+use std::{collections::BTreeSet, io, net::SocketAddr, ops::RangeInclusive, time::Duration};
 
+use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
 use super::{clock, event::EventSource, ports::PunchPorts};
@@ -13,6 +14,9 @@ use crate::{
     secure::{PublicKey, StaticKey},
     wire::DEFAULT_PROBE_PORT,
 };
+
+/// Names of further servers are looked up for so long: nobody waits for a name server that is slow.
+const LOOK_UP_LIMIT: Duration = Duration::from_millis(300);
 
 /// Punch ports of a first round, and four more.
 const ENOUGH_TO_EXAMINE: usize = FIRST_PORTS as usize + 4;
@@ -29,6 +33,7 @@ pub fn generate_key() -> StaticKey {
 pub(super) struct Common {
     pub(super) rendezvous: Option<String>,
     pub(super) server_key: Option<PublicKey>,
+    pub(super) further: Vec<String>,
     pub(super) probe_servers: Vec<String>,
     pub(super) probe_port: u16,
     pub(super) key: Option<StaticKey>,
@@ -45,6 +50,7 @@ impl Common {
         Common {
             rendezvous: None,
             server_key: None,
+            further: Vec::new(),
             probe_servers: Vec::new(),
             probe_port: DEFAULT_PROBE_PORT,
             key: None,
@@ -89,14 +95,32 @@ impl Common {
         }
         if probe_servers.is_empty() {
             // The server itself: two ports tell a NAT that looks at ports from one that does not.
-            let ports = [server.port(), self.probe_port];
-            probe_servers = servers
-                .iter()
-                .flat_map(|address| ports.map(|port| SocketAddr::new(address.ip(), port)))
-                .collect();
-            probe_servers.dedup();
+            let both = |server: &SocketAddr| {
+                [server.port(), self.probe_port].map(|port| SocketAddr::new(server.ip(), port))
+            };
+            probe_servers = servers.iter().chain(&self.further().await?).flat_map(both).collect();
+            let mut known = BTreeSet::new();
+            probe_servers.retain(|server| known.insert(*server));
         }
         Ok((servers, probe_servers))
+    }
+
+    /// Addresses of the servers that are probed only. One whose name is not found at once is left out.
+    async fn further(&self) -> Result<Vec<SocketAddr>, Error> {
+        let mut looking = JoinSet::new();
+        for text in &self.further {
+            let server: ServerName = text.parse().map_err(ConfigError::Usage)?;
+            looking.spawn(async move {
+                let found = tokio::time::timeout(LOOK_UP_LIMIT, resolve(&server)).await;
+                if !matches!(found, Ok(Ok(_))) {
+                    tracing::warn!(%server, "has no address now, and is not probed");
+                }
+                found.ok()?.ok()
+            });
+        }
+        let mut found: Vec<SocketAddr> = looking.join_all().await.into_iter().flatten().flatten().collect();
+        found.sort_unstable();
+        Ok(found)
     }
 }
 
@@ -132,14 +156,22 @@ macro_rules! common_setters {
             self
         }
 
-        /// A server, `HOST[:PORT]`, to probe the NAT with; may be called again. Without any, the
-        /// rendezvous server is probed on its own port and on the [probe port](Self::probe_port).
+        /// Another server, `HOST[:PORT]`, that is probed beside the rendezvous server; may be called again. It
+        /// shows whether the NAT's ports depend on the destination's address. One that is dead costs no time.
+        pub fn further_server(mut self, server: impl Into<String>) -> Self {
+            self.common.further.push(server.into());
+            self
+        }
+
+        /// An address, `HOST[:PORT]`, to probe the NAT with; may be called again. Without any, the
+        /// rendezvous server and the [further ones](Self::further_server) are probed, on their own ports and on
+        /// the [probe port](Self::probe_port).
         pub fn probe_server(mut self, server: impl Into<String>) -> Self {
             self.common.probe_servers.push(server.into());
             self
         }
 
-        /// The rendezvous server's second probe port; 7863 without this.
+        /// The servers' second probe port; 7863 without this.
         pub fn probe_port(mut self, port: u16) -> Self {
             self.common.probe_port = port;
             self

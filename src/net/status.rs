@@ -272,6 +272,7 @@ impl Book {
                 }
             }
             Step::ServerKey(_)
+            | Step::Tried { .. }
             | Step::PeerNatFound { .. }
             | Step::ServerKeyChanged { .. }
             | Step::ServerVersion { .. }

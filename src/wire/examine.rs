@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!  TCP, after the preamble of its purpose (see `probe`):
-//!    purpose 3, knock:  origin u8                client -> server
+//!    purpose 3, knock:  origin u8, zeros up to 192 bytes in all    client -> server
 //!      server -> client     answer u8            a SYN came from there to the very source of this connection
 //!    purpose 4, cross:
 //!      server -> client     port u16             0: not now; no SYN to this port is answered yet
-//!      client -> server     1 byte               sent when the client's own SYN to that port has left
+//!      client -> server     192 zeros            sent when the client's own SYN to that port has left
 //!      server -> client     answer u8            a SYN came from that port
 //!  UDP:
 //!    MIRROR    0 u32, kind 7, version u8, nonce [16], zeros up to 64 bytes in all    client -> server
@@ -14,12 +14,16 @@
 //! ```
 //!
 //! Nobody becomes a weapon by it: the server sends SYNs only to the address and port of an established
-//! connection, which has proved that it receives there, two at most for each question; and a mirror's
-//! answer is shorter than its question. The xor keeps NATs that "correct" addresses in payloads out.
+//! connection, which has proved that it receives there, two at most for each question. Questions are long, so
+//! that whoever asks sends more bytes than he is sent, headers and both SYNs included; and a mirror's answer is
+//! shorter than its question. The xor keeps NATs that "correct" addresses in payloads out.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::{VERSION, WireError};
+
+/// Length of what a client asks for a knock, or says when its SYN has left, after the preamble.
+pub const QUESTION: usize = 192;
 
 /// Length of MIRROR.
 pub const MIRROR: usize = 64;
@@ -42,6 +46,13 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// The question.
+    pub fn question(self) -> [u8; QUESTION] {
+        let mut bytes = [0; QUESTION];
+        bytes[0] = self as u8;
+        bytes
+    }
+
     /// Reads the byte.
     ///
     /// # Errors
@@ -147,6 +158,19 @@ mod tests {
             assert!(answer.len() < MIRROR);
             assert_eq!(parse_mirrored(&answer), Some((nonce, observed)));
         }
+    }
+
+    #[test]
+    fn whoever_asks_for_a_favour_sends_more_than_he_is_sent() {
+        use crate::wire::probe::PREAMBLE;
+
+        // IPv4 and TCP headers with time stamps; a SYN has more options.
+        let (head, syn) = (52, 60);
+        // SYN, ACK, preamble, question; SYN/ACK, two acknowledgements, both SYNs, the door's number and the
+        // answer.
+        let asked = syn + head + head + PREAMBLE + head + QUESTION;
+        let sent = syn + 2 * head + 2 * syn + head + 2 + head + 1;
+        assert!(sent < asked, "{sent} for {asked}");
     }
 
     #[test]

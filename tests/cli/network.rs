@@ -347,6 +347,7 @@ fn punch_ports_that_are_given_are_used_and_one_that_is_taken_is_an_error_at_once
     drop(holder);
     // Free a moment ago; nobody else on this machine takes a port by its number.
     let mut connect = Running::start(client.with("PUNCHTUNNEL_PUNCH_PORT", &taken).command(&words[..6]));
+    connect.line("--punch-port gives 1 port to punch from, which is few");
     connect.line("connected directly to 127.0.0.1:");
     let address = address_in(&connect.line("listening on"));
     let mut stream = TcpStream::connect(address).unwrap();
@@ -354,6 +355,43 @@ fn punch_ports_that_are_given_are_used_and_one_that_is_taken_is_an_error_at_once
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     assert_eq!(text, "hello\n");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_was_opened_is_told_line_by_line_to_those_who_want_to_know() {
+    let server = Server::start();
+    let (host, client) = (server.home(), server.home());
+    let key = client.key();
+    let mut expose = Running::start(host.command(["-v", "expose", "1", "--as", "myhost", "--allow", &key]));
+    expose.line("registered as");
+    let words = ["-v", "connect", "myhost", "-L", "0", "--host-key", &host.key()];
+    let mut connect = Running::start(client.command(words));
+    for party in [&mut connect, &mut expose] {
+        let heading = party.line("attempt 1, round 1: ");
+        assert!(heading.contains("SYNs, counted from the agreed instant"), "{heading}");
+        let syn = party.line("from port");
+        assert!(syn.contains(" ms  from port ") && syn.contains(" to 127.0.0.1:"), "{syn}");
+    }
+    let mut plain = Running::start(client.command(&words[1..]));
+    plain.line("listening on");
+    plain.terminate();
+    let told = plain.end();
+    assert!(!told.err.contains("from port"), "{told:?}");
+}
+
+#[test]
+fn a_further_server_that_is_dead_harms_nobody() {
+    let server = Server::start();
+    let servers = format!("{},127.0.0.1:{}", server.address, closed_port());
+    let (host, client) = (Home::new().with("PUNCHTUNNEL_RENDEZVOUS", &servers), Home::new());
+    let (echo, key) = (echo_service().to_string(), client.key());
+    let _expose = exposed(&server, &host, &[&echo, "--allow", &key]);
+    let further = format!("127.0.0.1:{}", closed_port());
+    client.write("config.toml", &format!("rendezvous = [\"{}\", \"{further}\"]", server.address));
+    let carried = client.run_with_input(["connect", "myhost", "--stdio", "--host-key", &host.key()], "words");
+    carried.succeeded();
+    assert_eq!(carried.out, "hello\nwords");
 }
 
 #[test]

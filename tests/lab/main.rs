@@ -22,6 +22,7 @@ mod packet;
 mod parties;
 mod process;
 mod recovery;
+mod reports;
 mod router;
 mod scene;
 mod service;
@@ -114,6 +115,7 @@ fn cells() -> Vec<Cell> {
     cells.extend(ssh::cells());
     cells.extend(absent::cells());
     cells.extend(doctor::cells());
+    cells.extend(reports::cells());
     cells
 }
 

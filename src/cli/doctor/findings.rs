@@ -111,7 +111,6 @@ pub(crate) fn is_possible(found: &Examination, effort: Effort) -> bool {
 /// Expected success in the first round, percent, with NATs of every kind on the other side.
 pub(crate) fn chances(mine: &Prediction, effort: Effort) -> [(&'static str, u8); 4] {
     let mut theirs = mine.clone();
-    theirs.mapping = Mapping::AddressAndPortDependent;
     theirs.filtering = Filtering::AddressAndPortDependent;
     theirs.unsolicited = Unsolicited::Dropped;
     theirs.simultaneous_open = SimultaneousOpen::Works;
@@ -124,6 +123,11 @@ pub(crate) fn chances(mine: &Prediction, effort: Effort) -> [(&'static str, u8);
         ("random", Model::Random),
     ]
     .map(|(name, model)| {
+        theirs.mapping = match &model {
+            Model::Fixed { .. } => Mapping::EndpointIndependent,
+            _ => Mapping::AddressAndPortDependent,
+        };
+        theirs.fresh = None;
         theirs.model = model;
         (name, expected_success(mine, &theirs, &terms(effort)))
     })
@@ -325,8 +329,14 @@ fn verdict(found: &Examination, prediction: &Prediction, effort: Effort) -> Find
         "expected in the first round: {fixed} % with NATs that keep ports, {progression} % with those that count, \
          {band} % with those that draw from a block of 256, {random} % with random ones"
     );
-    let level = if is_possible(found, effort) { Level::Ok } else { Level::Fail };
-    Finding::new(level, "direct connections", says)
+    let finding = |level| Finding::new(level, "direct connections", says);
+    match (is_possible(found, effort), fixed.min(progression) >= 50) {
+        (true, true) => finding(Level::Ok),
+        (true, false) => finding(Level::Warn).advise(
+            "a computer without a NAT, or behind a router that keeps ports, can be reached all the same",
+        ),
+        (false, _) => finding(Level::Fail).advise("try from another network, or with another router"),
+    }
 }
 
 #[cfg(test)]

@@ -45,6 +45,8 @@ pub(crate) struct Outcome {
     connected: Option<Connected>,
     /// Why there is no connection.
     why: Option<String>,
+    /// That is because there cannot be one.
+    hopeless: bool,
     last: Option<Worked>,
 }
 
@@ -85,6 +87,7 @@ impl Trial {
             openings: 0,
             connected: None,
             why: None,
+            hopeless: false,
             last: None,
         };
         let client = builder.start().await?;
@@ -137,7 +140,7 @@ impl Outcome {
             Told::Opening { openings, .. } => self.openings = openings,
             Told::RoundFailed { why, .. } => self.why = Some(why),
             Told::Hopeless { why, .. } => {
-                self.why = Some(why);
+                (self.why, self.hopeless) = (Some(why), true);
                 return true;
             }
             Told::Connected { remote, lan, took, .. } => {
@@ -178,7 +181,12 @@ impl Outcome {
         }
         if let Some((mine, theirs, percent)) = self.pair(effort) {
             all.push(match plan(mine, theirs, &terms(effort)).verdict {
-                Verdict::Hopeless(why) => Finding::new(Level::Fail, "plan", format!("none: {why}")),
+                Verdict::Hopeless(why) => {
+                    let why = self.why.as_deref().filter(|_| self.hopeless).unwrap_or(why);
+                    Finding::new(Level::Fail, "plan", format!("none: {why}")).advise(
+                        "one of the two needs another network, or a router that keeps ports (\"full cone\", \"NAT type open\")",
+                    )
+                }
                 Verdict::Try => {
                     let openings = plan(mine, theirs, &terms(effort)).openings.len();
                     let says = format!(

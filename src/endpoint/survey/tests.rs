@@ -18,7 +18,8 @@ impl Bench {
     #[expect(clippy::disallowed_methods, reason = "virtual time has to begin somewhere")]
     fn new(moves: bool, pause: Option<Duration>) -> Self {
         let (now, mut out) = (Instant::now(), VecDeque::new());
-        let means = Means { servers: &SERVERS.map(SocketAddr::from), batch: [7; 16], pause };
+        let servers = &SERVERS.map(SocketAddr::from);
+        let means = Means { servers, heard: &BTreeSet::new(), batch: [7; 16], pause };
         let v4 = (40_000..40_016).collect();
         let survey = Survey::begin(now, PortsId(1), (v4, Vec::new()), means, &mut out);
         Bench { survey, out, now, moves, next: 5000 }

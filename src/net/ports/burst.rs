@@ -16,8 +16,8 @@ use std::{
 use socket2::Socket;
 use tokio::sync::oneshot;
 
-use super::socket;
-use crate::net::clock;
+use super::{open::Happened, socket};
+use crate::{endpoint::PortsId, net::clock};
 
 /// Openings due this soon leave now: shorter than the kernel's timers are precise.
 const SLACK: Duration = Duration::from_micros(80);
@@ -27,6 +27,8 @@ pub(super) type Started = (Socket, io::Result<()>);
 
 /// An opening that waits for its instant.
 pub(super) struct Order {
+    /// The set and the number of the opening.
+    pub(super) opening: (PortsId, u32),
     /// When.
     pub(super) at: Instant,
     /// The bound socket.
@@ -49,9 +51,9 @@ impl Burst {
     ///
     /// # Errors
     /// The system has no thread to give.
-    pub(super) fn start() -> io::Result<Self> {
+    pub(super) fn start(report: tokio::sync::mpsc::Sender<Happened>) -> io::Result<Self> {
         let (orders, waiting) = mpsc::channel();
-        std::thread::Builder::new().name("openings".into()).spawn(move || run(&waiting))?;
+        std::thread::Builder::new().name("openings".into()).spawn(move || run(&waiting, &report))?;
         Ok(Burst { orders })
     }
 
@@ -61,7 +63,7 @@ impl Burst {
     }
 }
 
-fn run(waiting: &mpsc::Receiver<Order>) {
+fn run(waiting: &mpsc::Receiver<Order>, report: &tokio::sync::mpsc::Sender<Happened>) {
     // Orders of the same instant leave in the order in which they came.
     let mut orders: BTreeMap<(Instant, u64), Order> = BTreeMap::new();
     let mut count = 0;
@@ -83,19 +85,28 @@ fn run(waiting: &mpsc::Receiver<Order>) {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        open_due(&mut orders);
+        let mut left: BTreeMap<PortsId, Vec<(u32, Instant)>> = BTreeMap::new();
+        for ((ports, opening), at) in open_due(&mut orders) {
+            left.entry(ports).or_default().push((opening, at));
+        }
+        for (ports, left) in left {
+            // Only for people to read: nobody waits for it.
+            report.try_send(Happened::Left { ports, left }).ok();
+        }
     }
 }
 
-/// Connects what is due, and only then wakes those who wait: a wake-up costs more than a connect.
-fn open_due(orders: &mut BTreeMap<(Instant, u64), Order>) {
+/// Connects what is due, and only then wakes those who wait: a wake-up costs more than a connect. Answers
+/// with what has left, and when.
+fn open_due(orders: &mut BTreeMap<(Instant, u64), Order>) -> Vec<((PortsId, u32), Instant)> {
     let due = clock::now() + SLACK;
-    let mut opened = Vec::new();
+    let (mut opened, mut left) = (Vec::new(), Vec::new());
     while let Some(entry) = orders.first_entry()
         && entry.key().0 <= due
     {
         let order = entry.remove();
         if !order.done.is_closed() {
+            left.push((order.opening, clock::now()));
             let result = socket::start(&order.socket, order.remote, order.ttl);
             opened.push((order.done, (order.socket, result)));
         }
@@ -103,6 +114,7 @@ fn open_due(orders: &mut BTreeMap<(Instant, u64), Order>) {
     for (done, started) in opened {
         done.send(started).ok();
     }
+    left
 }
 
 #[cfg(test)]
@@ -112,14 +124,20 @@ mod tests {
     #[tokio::test]
     async fn an_opening_leaves_at_its_instant_and_not_before() {
         let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let burst = Burst::start().unwrap();
+        let (report, mut reported) = tokio::sync::mpsc::channel(1);
+        let burst = Burst::start(report).unwrap();
         let at = clock::now() + Duration::from_millis(30);
         let (done, opened) = oneshot::channel();
         let socket = socket::bound(Family::V4, 0).unwrap();
-        burst.order(Order { at, socket, remote: server.local_addr().unwrap(), ttl: None, done });
+        let (opening, remote) = ((PortsId(3), 4), server.local_addr().unwrap());
+        burst.order(Order { opening, at, socket, remote, ttl: None, done });
         let (_socket, result) = opened.await.unwrap();
         result.unwrap();
         assert!(clock::now() + SLACK >= at);
+        let Some(Happened::Left { ports: PortsId(3), left }) = reported.recv().await else {
+            panic!("not told")
+        };
+        assert!(matches!(left[..], [(4, left)] if left + SLACK >= at));
     }
 
     #[test]
@@ -128,6 +146,7 @@ mod tests {
         server.set_nonblocking(true).unwrap();
         let remote = server.local_addr().unwrap();
         let order = |done| Order {
+            opening: (PortsId(1), 1),
             at: clock::now(),
             socket: socket::bound(Family::V4, 0).unwrap(),
             remote,

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     endpoint::{Favour, PortsId},
     wire::{
-        examine::Knocked,
+        examine::{Knocked, QUESTION},
         probe::{Purpose, preamble},
     },
 };
@@ -61,7 +61,7 @@ impl Asking {
         established(&stream).await?;
         let _opener = match self.favour {
             Favour::Knock(origin) => {
-                stream.write_all(&[&preamble(Purpose::Knock)[..], &[origin as u8]].concat()).await?;
+                stream.write_all(&[&preamble(Purpose::Knock)[..], &origin.question()].concat()).await?;
                 None
             }
             Favour::Cross => {
@@ -72,7 +72,7 @@ impl Asking {
                 }
                 let opener = socket::bound(Family::of(&self.server), self.port)?;
                 socket::start(&opener, SocketAddr::new(self.server.ip(), door), None)?;
-                stream.write_u8(0).await?;
+                stream.write_all(&[0; QUESTION]).await?;
                 // Held until the answer is there: its SYN is what crosses.
                 Some(opener)
             }

@@ -97,6 +97,7 @@ impl PunchPorts {
     /// The thread for the openings cannot be started.
     pub(crate) fn new(servers: Vec<SocketAddr>, range: Option<RangeInclusive<u16>>) -> io::Result<Self> {
         let (report, events) = mpsc::channel(EVENTS);
+        let burst = Burst::start(report.clone())?;
         Ok(PunchPorts {
             servers,
             range,
@@ -105,7 +106,7 @@ impl PunchPorts {
             next_connection: 0,
             events,
             report,
-            burst: Burst::start()?,
+            burst,
         })
     }
 
@@ -244,7 +245,8 @@ impl PunchPorts {
         let (done, started) = oneshot::channel();
         match socket {
             Ok(socket) if at > clock::now() => {
-                self.burst.order(Order { at, socket, remote, ttl, done });
+                let opening = (ports, opening);
+                self.burst.order(Order { opening, at, socket, remote, ttl, done });
             }
             Ok(socket) => {
                 let result = socket::start(&socket, remote, ttl);
@@ -322,6 +324,9 @@ impl PunchPorts {
             }
             Happened::Favoured { ports, favour, answer } => {
                 self.sets.contains_key(&ports).then_some(Input::Favour { ports, favour, answer })
+            }
+            Happened::Left { ports, left } => {
+                self.sets.contains_key(&ports).then_some(Input::Left { ports, left })
             }
             Happened::Opened { ports, opening, stream: Ok(stream) } => {
                 self.sets.contains_key(&ports).then(|| match self.insert(ports, stream) {

@@ -1,6 +1,11 @@
 //! The tasks of a set: each waits for one socket and says what became of it.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use socket2::Socket;
 use tokio::{
@@ -32,6 +37,8 @@ pub(super) enum Happened {
     Probed { ports: PortsId, number: u8, answer: Option<ProbeAnswer> },
     /// The server did a favour, or did not.
     Favoured { ports: PortsId, favour: Favour, answer: Option<Knocked> },
+    /// SYNs of openings have left.
+    Left { ports: PortsId, left: Vec<(u32, Instant)> },
     /// An opening completed or failed.
     Opened { ports: PortsId, opening: u32, stream: Result<TcpStream, OpenFailure> },
     /// A listener accepted.

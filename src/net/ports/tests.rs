@@ -31,7 +31,7 @@ async fn two_peers_that_open_towards_each_other_meet() {
     let conn = loop {
         match here.next().await {
             Input::Connected { conn, .. } | Input::Accepted { conn, .. } => break conn,
-            Input::ConnectFailed { why: OpenFailure::TupleExists, .. } => {}
+            Input::Left { .. } | Input::ConnectFailed { why: OpenFailure::TupleExists, .. } => {}
             other => panic!("{other:?}"),
         }
     };
@@ -39,7 +39,10 @@ async fn two_peers_that_open_towards_each_other_meet() {
     loop {
         match there.next().await {
             Input::Received { bytes, .. } => break assert_eq!(bytes, b"message 1"),
-            Input::Connected { .. } | Input::Accepted { .. } | Input::ConnectFailed { .. } => {}
+            Input::Left { .. }
+            | Input::Connected { .. }
+            | Input::Accepted { .. }
+            | Input::ConnectFailed { .. } => {}
             other => panic!("{other:?}"),
         }
     }

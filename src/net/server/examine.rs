@@ -17,7 +17,7 @@ use super::Shared;
 use crate::{
     endpoint::OpenFailure,
     net::{clock, ports::socket},
-    wire::examine::{Knocked, Origin},
+    wire::examine::{Knocked, Origin, QUESTION},
 };
 
 /// A knock without an answer by then was dropped. The kernel repeats the SYN once, after a second, in
@@ -36,7 +36,7 @@ const CROSS_LIMIT: Duration = Duration::from_millis(800);
 
 /// Purpose 3: connects back from a port, or an address, that was not contacted.
 pub(super) async fn knock(shared: &Shared, stream: &mut TcpStream, from: SocketAddr) -> io::Result<()> {
-    let origin = tokio::time::timeout(QUESTION_LIMIT, stream.read_u8()).await??;
+    let [origin, ..] = question(stream).await?;
     let origin = Origin::parse(origin).map_err(io::Error::other)?;
     let here = stream.local_addr()?.ip();
     let address = match origin {
@@ -64,13 +64,20 @@ pub(super) async fn cross(shared: &Shared, stream: &mut TcpStream, from: SocketA
     let door = if shared.may_knock(from) { Door::new(here).await.ok() } else { None };
     stream.write_u16(door.as_ref().map_or(0, |door| door.port)).await?;
     let Some(door) = door else { return Ok(()) };
-    tokio::time::timeout(QUESTION_LIMIT, stream.read_u8()).await??;
+    question(stream).await?;
     tokio::time::sleep(OVERTAKING).await;
     let answer = match bound(here, door.port) {
         Ok(socket) => open(socket, from, CROSS_LIMIT).await,
         Err(_) => Knocked::Unable,
     };
     stream.write_u8(answer as u8).await
+}
+
+/// All of it has to be there before anything is sent for it.
+async fn question(stream: &mut TcpStream) -> io::Result<[u8; QUESTION]> {
+    let mut question = [0; QUESTION];
+    tokio::time::timeout(QUESTION_LIMIT, stream.read_exact(&mut question)).await??;
+    Ok(question)
 }
 
 impl Shared {

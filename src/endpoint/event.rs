@@ -1,0 +1,145 @@
+//! What a person wants to know of an [`Endpoint`](super::Endpoint)'s work.
+
+use std::{net::SocketAddr, time::Duration};
+
+use super::{Path, PeerId, reasons::Tried};
+use crate::{
+    nat::Prediction,
+    secure::PublicKey,
+    wire::{
+        peer::RoundId,
+        server::{Decline, NameRefusal, RequestRefusal},
+    },
+};
+
+/// What a person wants to know, and what ends a run.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The server named its key and none was pinned.
+    ServerKey(PublicKey),
+    /// The server's key is not the pinned one. Nothing more is said to it.
+    ServerKeyChanged {
+        /// The key that it named.
+        found: PublicKey,
+    },
+    /// The server is reached.
+    ServerReached {
+        /// The server.
+        path: Path,
+        /// This endpoint's address as the server sees it.
+        observed: SocketAddr,
+        /// From the first datagram to now.
+        took: Duration,
+    },
+    /// The server does not answer (any more), over UDP or TCP; the endpoint keeps trying.
+    ServerSilent {
+        /// For how long.
+        since: Duration,
+    },
+    /// The server speaks another protocol version.
+    ServerVersion {
+        /// Its version.
+        theirs: u8,
+    },
+    /// The name is registered.
+    Registered,
+    /// The name cannot be registered.
+    NotRegistered(NameRefusal),
+    /// Nobody is registered under the name; the request is kept.
+    Waiting {
+        /// Time since somebody was; `None` if the server has never heard of the name.
+        last_seen: Option<Duration>,
+    },
+    /// The request cannot be kept.
+    NotKept(RequestRefusal),
+    /// The host lets this client in.
+    Introduced {
+        /// Observed addresses of the host.
+        addresses: Vec<SocketAddr>,
+    },
+    /// The host does not let this client in.
+    Declined(Decline),
+    /// The handshake with the host failed: the invite's secret is wrong, or the host is not who the
+    /// server says.
+    NotProved,
+    /// The UDP hole is open.
+    HoleOpen {
+        /// The session.
+        peer: PeerId,
+        /// The other peer's address.
+        remote: SocketAddr,
+        /// Round trip.
+        rtt: Duration,
+    },
+    /// This side's NAT is measured.
+    NatFound {
+        /// The session.
+        peer: PeerId,
+        /// One for each address family.
+        predictions: Vec<Prediction>,
+        /// From the first probe to the last answer.
+        took: Duration,
+    },
+    /// The other side has told what its NAT does.
+    PeerNatFound {
+        /// The session.
+        peer: PeerId,
+        /// One for each address family.
+        predictions: Vec<Prediction>,
+    },
+    /// An instant is agreed.
+    Opening {
+        /// The session.
+        peer: PeerId,
+        /// The round.
+        id: RoundId,
+        /// Its kind, from 0: what to remember where a connection comes of it ([`Hint`]).
+        variant: u8,
+        /// Time to the instant.
+        lead: Duration,
+        /// Connections that this side will open.
+        openings: usize,
+    },
+    /// A link is nominated.
+    Connected {
+        /// The session.
+        peer: PeerId,
+        /// The other end.
+        remote: SocketAddr,
+        /// Inside one LAN, without a punch.
+        lan: bool,
+        /// From the agreed instant (or the first try) to now.
+        took: Duration,
+        /// Round trip of the path at the time.
+        rtt: Option<Duration>,
+        /// Links of this session so far.
+        links: u32,
+    },
+    /// What a round opened, told when a link has come of it, or none.
+    Tried {
+        /// The session.
+        peer: PeerId,
+        /// The round.
+        id: RoundId,
+        /// Every SYN.
+        tried: Vec<Tried>,
+    },
+    /// A round brought no link.
+    RoundFailed {
+        /// The session.
+        peer: PeerId,
+        /// The round.
+        id: RoundId,
+        /// Why, in words.
+        why: String,
+        /// Time to the next one.
+        next: Duration,
+    },
+    /// The pair cannot be punched; nothing is sprayed.
+    Hopeless {
+        /// The session.
+        peer: PeerId,
+        /// Why, in words.
+        why: String,
+    },
+}

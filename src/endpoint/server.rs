@@ -1,0 +1,105 @@
+//! What the associations with rendezvous servers have to tell, and what they are told.
+
+use std::{net::SocketAddr, time::Instant};
+
+use super::{Endpoint, Event, Output, Part, PortsId};
+use crate::{
+    rendezvous::{Client, ClientEvent},
+    wire::server::{FromServer, ToServer},
+};
+
+impl Endpoint {
+    /// What the association with a server has to tell.
+    pub(super) fn drain_server(&mut self, now: Instant, server: usize) {
+        if let Some(round_trip) = self.servers.get(server).and_then(Client::round_trip) {
+            self.nat.reached(round_trip);
+        }
+        while let Some(event) = self.servers.get_mut(server).and_then(Client::poll_event) {
+            match event {
+                ClientEvent::Message(message) => self.server_message(now, server, message),
+                ClientEvent::Reached { observed, path, took, server_key, first_contact, .. } => {
+                    if first_contact {
+                        self.out.push_back(Output::Event(Event::ServerKey(server_key)));
+                    }
+                    self.out.push_back(Output::Event(Event::ServerReached { path, observed, took }));
+                    self.examine(server, observed);
+                    self.server_reached(now, server);
+                }
+                ClientEvent::KeyChanged { found } => {
+                    self.out.push_back(Output::Event(Event::ServerKeyChanged { found }));
+                }
+                ClientEvent::Version { theirs } => {
+                    self.out.push_back(Output::Event(Event::ServerVersion { theirs }));
+                }
+                ClientEvent::Moved { observed, .. } => self.examine(server, observed),
+                // One address family is enough: many networks have no IPv6.
+                ClientEvent::Silent { .. } if self.reached_over().is_some() => {}
+                ClientEvent::Silent { since } => {
+                    self.out.push_back(Output::Event(Event::ServerSilent { since }));
+                }
+                ClientEvent::Renewed => match self.part {
+                    _ if self.stopping => {}
+                    Part::Host(_) => self.introduce_self(now, server),
+                    Part::Client(_) => self.ask_anew(now, server),
+                },
+                ClientEvent::Lost => {
+                    self.relations_over(server);
+                    self.unregistered(server);
+                    match self.part {
+                        _ if self.stopping => {}
+                        Part::Host(_) => self.introduce_self(now, server),
+                        Part::Client(_) => self.ask_again(now, server),
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn server_message(&mut self, now: Instant, server: usize, message: FromServer) {
+        match message {
+            FromServer::Relay { datagram, .. } => {
+                self.peer_datagram(now, None, &datagram.0);
+            }
+            FromServer::Gone { relation } => {
+                self.drop_relation(relation);
+                self.request_gone(relation);
+            }
+            other => match self.part {
+                Part::Host(_) => self.host_message(now, server, other),
+                Part::Client(_) => self.client_message(now, server, other),
+            },
+        }
+    }
+
+    /// A server sees this side: before anything else is measured, it is asked what the NAT lets in.
+    fn examine(&mut self, server: usize, observed: SocketAddr) {
+        let Some(address) = self.servers.get(server).map(Client::server) else { return };
+        self.next_ports += 1;
+        let ports = PortsId(self.next_ports);
+        self.examined.reached((server, address), observed.ip(), ports, &mut self.out);
+    }
+
+    /// Says to a server, new or found again, what this endpoint is there for.
+    pub(super) fn introduce_self(&mut self, now: Instant, server: usize) {
+        match &self.part {
+            Part::Host(host) => {
+                let name = host.name.clone();
+                self.tell(now, server, ToServer::Register { name });
+            }
+            Part::Client(_) => self.ask(now, server),
+        }
+    }
+
+    /// Sends a message to a server. It queues what is said in a day; where even that is full, the
+    /// association is about to be lost and everything is said again.
+    pub(super) fn tell(&mut self, now: Instant, server: usize, message: ToServer) {
+        if let Some(server) = self.servers.get_mut(server) {
+            let _ = server.send(now, message);
+        }
+    }
+
+    /// An association over which an endpoint is reached now, if there is one.
+    pub(super) fn reached_over(&self) -> Option<usize> {
+        self.servers.iter().position(|server| server.path().is_some())
+    }
+}
