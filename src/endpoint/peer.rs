@@ -33,6 +33,9 @@ use crate::{
 /// the other side still waits for.
 pub(super) const HOLD: Duration = Duration::from_secs(4);
 
+/// A link that is lost so soon after the network changed is lost because of that.
+const JUST_NOW: Duration = Duration::from_secs(1);
+
 /// A goodbye is repeated for at most this long.
 const CLOSING: Duration = Duration::from_secs(1);
 
@@ -87,6 +90,12 @@ pub(super) struct Peer {
     pub(super) links: u32,
     /// The direct path that was told of last.
     hole: Option<SocketAddr>,
+    /// Since when there is none, although there was one.
+    pub(super) roundabout: Option<Instant>,
+    /// New lines since there was one.
+    pub(super) introductions: u32,
+    /// When this side's network changed last.
+    moved: Option<Instant>,
     /// The round that was begun last.
     pub(super) last: RoundId,
     /// When the latest rounds were prepared (responder only).
@@ -127,6 +136,9 @@ impl Peer {
             newest: 0,
             links: 0,
             hole: None,
+            roundabout: None,
+            introductions: 0,
+            moved: None,
             last: RoundId { attempt: 0, round: 0 },
             prepared: Vec::new(),
             deferred: None,
@@ -156,6 +168,8 @@ impl Peer {
     pub(super) fn replace_line(&mut self, now: Instant, line: Line) {
         self.line = line;
         self.fresh = None;
+        self.roundabout = None;
+        self.introductions = self.introductions.saturating_add(1);
         if self.link.is_none() && self.newest > 0 {
             let _ = self.line.send(now, PeerMessage::LinkDead { epoch: self.newest });
         }
@@ -164,6 +178,9 @@ impl Peer {
     /// A datagram came on the line: tells of a direct path that was not known before.
     pub(super) fn tell_hole(&mut self, out: &mut Outbox) {
         let confirmed = self.line.take_confirmed();
+        if confirmed.is_some() {
+            self.introductions = 0;
+        }
         if let Some((remote, rtt)) = confirmed.filter(|(remote, _)| self.hole != Some(*remote)) {
             self.hole = Some(remote);
             out.push_back(Output::Event(Event::HoleOpen { peer: self.id, remote, rtt }));
@@ -178,7 +195,11 @@ impl Peer {
         if self.closing.is_some() || self.gone {
             return;
         }
-        if let Some(round) = &mut self.round
+        let lost = self.hole.is_some() && self.line.direct().is_none();
+        self.roundabout = lost.then(|| self.roundabout.unwrap_or(now));
+        if let Some(round) = self.round.as_mut().filter(|round| Self::is_early(round)) {
+            round.conclude(now, env.out);
+        } else if let Some(round) = &mut self.round
             && let Some(message) = round.advance(now, self.id, (env.server, env.budget), env.out)
         {
             if matches!(message, PeerMessage::Predicted { .. }) {
@@ -289,9 +310,10 @@ impl Peer {
     /// want of a network may succeed.
     pub(super) fn network_changed(&mut self, now: Instant, env: &mut Env) {
         self.line.handle_network_change(now);
-        if self.initiator && self.link.is_none() && self.newest > 0 && self.closing.is_none() {
-            self.failures = 0;
-            self.begin_attempt(now, env);
+        self.moved = Some(now);
+        self.introductions = 0;
+        if self.link.is_none() && self.newest > 0 && self.closing.is_none() {
+            self.unlinked(now, env);
         }
     }
 
@@ -300,6 +322,8 @@ impl Peer {
         self.failures = 0;
         if self.initiator {
             self.begin_attempt(now, env);
+        } else if self.moved.is_some_and(|at| now < at + JUST_NOW) {
+            self.begin_early(now, env);
         }
     }
 

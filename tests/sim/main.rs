@@ -1,6 +1,5 @@
 //! Whole peers, server and NATs in one thread under virtual time.
 #![allow(unreachable_pub, missing_docs, reason = "a test program has no interface")]
-#![allow(dead_code, reason = "the world can do more than the scenarios of today ask for")]
 
 mod exchange;
 mod false_alarms;
