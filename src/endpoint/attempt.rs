@@ -135,6 +135,9 @@ impl Peer {
 
     /// The initiator cannot begin a round: it tries again, not at once.
     pub(super) fn no_round(&mut self, now: Instant, id: RoundId, why: String, env: &mut Env) {
+        if self.link_goes_on(now) {
+            return;
+        }
         self.retire(now);
         let next = self.pause(now, env);
         env.out.push_back(Output::Event(Event::RoundFailed { peer: self.id, id, why, next }));
@@ -300,6 +303,9 @@ impl Peer {
 
     /// The round brought nothing: another one, or a pause.
     pub(super) fn round_failed(&mut self, now: Instant, why: String, env: &mut Env) {
+        if self.link_goes_on(now) {
+            return;
+        }
         let next = self.next_round();
         let id = self.round.as_ref().map_or(next, |r| r.id);
         let began = self.attempt_began;
@@ -329,6 +335,9 @@ impl Peer {
     }
 
     fn hopeless(&mut self, now: Instant, why: String, env: &mut Env) {
+        if self.link_goes_on(now) {
+            return;
+        }
         self.retire(now);
         self.pause(now, env);
         env.out.push_back(Output::Event(Event::Hopeless { peer: self.id, why }));

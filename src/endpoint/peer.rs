@@ -33,9 +33,6 @@ use crate::{
 /// the other side still waits for.
 pub(super) const HOLD: Duration = Duration::from_secs(4);
 
-/// A link that is lost so soon after the network changed is lost because of that.
-const JUST_NOW: Duration = Duration::from_secs(1);
-
 /// A goodbye is repeated for at most this long.
 const CLOSING: Duration = Duration::from_secs(1);
 
@@ -94,8 +91,10 @@ pub(super) struct Peer {
     pub(super) roundabout: Option<Instant>,
     /// New lines since there was one.
     pub(super) introductions: u32,
-    /// When this side's network changed last.
-    moved: Option<Instant>,
+    /// An attempt goes on for a link that still lives (initiator only).
+    pub(super) mending: bool,
+    /// When the last one was begun, or asked for.
+    pub(super) mended: Option<Instant>,
     /// The round that was begun last.
     pub(super) last: RoundId,
     /// When the latest rounds were prepared (responder only).
@@ -138,7 +137,8 @@ impl Peer {
             hole: None,
             roundabout: None,
             introductions: 0,
-            moved: None,
+            mending: false,
+            mended: None,
             last: RoundId { attempt: 0, round: 0 },
             prepared: Vec::new(),
             deferred: None,
@@ -211,7 +211,7 @@ impl Peer {
                 let _ = self.line.send(now, message);
             }
         }
-        if self.initiator && self.link.is_none() {
+        if self.leads() {
             self.lead(now, env);
         } else if self.round.as_ref().is_some_and(|r| Self::overdue(r, now)) {
             self.retire(now);
@@ -224,6 +224,7 @@ impl Peer {
             self.begin_in_turn(now, id, env);
         }
         self.close_losers(now, env);
+        self.keep_no_longer(now);
         // Last, because what was retired just now may have nothing to wait for.
         for (ports, _) in self.retired.extract_if(.., |(_, until)| *until <= now) {
             self.candidates.released(ports);
@@ -270,7 +271,7 @@ impl Peer {
             }
             PeerMessage::Start(start) if !self.initiator => self.started(now, start, env),
             PeerMessage::NotStarted { id, why } if self.initiator => {
-                if self.round.as_ref().is_some_and(|r| r.id == id) && self.link.is_none() {
+                if self.round.as_ref().is_some_and(|r| r.id == id) && self.leads() {
                     self.round_failed(now, refusal(why).into(), env);
                 }
             }
@@ -284,6 +285,7 @@ impl Peer {
                     self.unlinked(now, env);
                 }
             }
+            PeerMessage::LinkSick { epoch } if self.initiator => self.link_sick(now, epoch, env),
             PeerMessage::Goodbye { why } => {
                 env.out.push_back(Output::SessionEnded { peer: self.id, why });
                 // Not gone yet: the other side waits for the acknowledgement.
@@ -292,7 +294,8 @@ impl Peer {
             PeerMessage::Prepare { .. }
             | PeerMessage::Refreshed { .. }
             | PeerMessage::Start(_)
-            | PeerMessage::NotStarted { .. } => {}
+            | PeerMessage::NotStarted { .. }
+            | PeerMessage::LinkSick { .. } => {}
         }
         self.advance(now, env);
     }
@@ -310,20 +313,26 @@ impl Peer {
     /// want of a network may succeed.
     pub(super) fn network_changed(&mut self, now: Instant, env: &mut Env) {
         self.line.handle_network_change(now);
-        self.moved = Some(now);
         self.introductions = 0;
-        if self.link.is_none() && self.newest > 0 && self.closing.is_none() {
-            self.unlinked(now, env);
+        if self.newest == 0 || self.closing.is_some() {
+            return;
+        }
+        if !self.initiator {
+            self.begin_early(now, env);
+        }
+        match self.link {
+            Some(_) => self.mend(now, env),
+            None => self.unlinked(now, env),
         }
     }
 
     fn unlinked(&mut self, now: Instant, env: &mut Env) {
         self.link = None;
         self.failures = 0;
-        if self.initiator {
+        self.keep_a_while(now);
+        let under_way = std::mem::take(&mut self.mending) && self.round.is_some();
+        if self.initiator && !under_way {
             self.begin_attempt(now, env);
-        } else if self.moved.is_some_and(|at| now < at + JUST_NOW) {
-            self.begin_early(now, env);
         }
     }
 
@@ -432,7 +441,7 @@ impl Peer {
             round,
             self.deferred.map(|(_, until)| until),
             retired,
-            self.losers_at(),
+            self.kept_until(),
             self.retry,
             closing,
             proof,

@@ -5,6 +5,7 @@ mod exchange;
 mod false_alarms;
 mod figures;
 mod memory;
+mod mending;
 mod model;
 #[path = "../nat_model/mod.rs"]
 mod nat_model;
