@@ -335,7 +335,10 @@ fn a_transfer_survives_the_death_of_its_links_without_a_lost_byte() {
 #[test]
 fn no_task_is_left_of_links_that_died() {
     run(async {
-        const KILLS: u8 = 20;
+        const KILLS: u8 = 120;
+        // Either side keeps a set of ports for eight links, each of which leaves two listeners and at most
+        // as many refused openings to it.
+        const KEPT: usize = 2 * 8 * (2 + 2);
         let port = service(echo).await;
         let (_server, _host, client) = trio(&[&port.to_string()]).await;
         let mut stream = client.open(None).await.unwrap();
@@ -352,9 +355,8 @@ fn no_task_is_left_of_links_that_died() {
             stream.read_exact(&mut echoed).await.unwrap();
             assert_eq!(echoed, [kill]);
         }
-        // The ports of the last rounds are kept for some seconds. Forgotten ones would never go.
-        // A replaced link comes with a few more than the first one had, but not with one for each death.
-        while tasks() > before + usize::from(KILLS) / 2 {
+        // The ports of the last rounds are held for some seconds. Forgotten ones would never go.
+        while tasks() > before + KEPT {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });

@@ -305,6 +305,7 @@ fn peer(vectors: &mut Vectors) {
         PeerMessage::Started { id: ROUND },
         PeerMessage::NotStarted { id: ROUND, why: StartRefusal::Late },
         PeerMessage::LinkDead { epoch: 2 },
+        PeerMessage::LinkSick { epoch: 2 },
         PeerMessage::Goodbye { why: Goodbye::Stopped },
     ] {
         let name = match message {
@@ -317,6 +318,7 @@ fn peer(vectors: &mut Vectors) {
             PeerMessage::Started { .. } => "Started",
             PeerMessage::NotStarted { .. } => "NotStarted",
             PeerMessage::LinkDead { .. } => "LinkDead",
+            PeerMessage::LinkSick { .. } => "LinkSick",
             PeerMessage::Goodbye { .. } => "Goodbye",
         };
         vectors.body(&format!("peer {name}"), message);

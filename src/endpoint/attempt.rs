@@ -45,6 +45,21 @@ const LATEST: Duration = Duration::from_millis(320);
 /// After this much silence on the line an attempt asks for a new introduction.
 const SILENT: Duration = Duration::from_secs(4);
 
+/// So long after the direct path was lost a new introduction is asked for, which tells both sides where the
+/// other one is now. Each one in vain doubles it, up to [`MOST_DOUBLED`] times: not every network has a direct
+/// path.
+const ROUNDABOUT: Duration = Duration::from_secs(4);
+
+/// To a little more than a quarter of an hour.
+const MOST_DOUBLED: u32 = 8;
+
+/// A round that has no number yet, because the initiator has not asked for it.
+const UNNUMBERED: RoundId = RoundId { attempt: 0, round: 0 };
+
+/// A round that was begun early is used up to this age: a fixed mapping lasts, a progression moves on, and the
+/// other side may be hours away.
+pub(super) const EARLY: Duration = Duration::from_secs(2);
+
 /// An agreed instant, and what this side does at it.
 pub(super) struct Agreed {
     pub(super) id: RoundId,
@@ -70,9 +85,25 @@ impl Peer {
         }
         self.last = id;
         self.retry = None;
+        let early = early.or_else(|| self.round.take_if(|r| r.id == UNNUMBERED && r.age(now) < EARLY));
         self.retire(now);
-        self.round = Some(early.unwrap_or_else(|| env.round(now, id)));
+        let mut round = early.unwrap_or_else(|| env.round(now, id));
+        round.id = id;
+        self.round = Some(round);
         self.advance(now, env);
+    }
+
+    /// The responder has moved, and the initiator is going to ask for a round: its ports and probes are
+    /// ready by then.
+    pub(super) fn begin_early(&mut self, now: Instant, env: &mut Env) {
+        if self.newest > 0 && self.round.is_none() && env.nat.take_turn(now, self.id).is_ok() {
+            self.round = Some(env.round(now, UNNUMBERED));
+        }
+    }
+
+    /// The round waits for the initiator to ask for it.
+    pub(super) fn is_early(round: &Round) -> bool {
+        round.id == UNNUMBERED
     }
 
     /// A new line is there: an attempt that got nowhere on the old one begins again.
@@ -107,6 +138,9 @@ impl Peer {
 
     /// The initiator cannot begin a round: it tries again, not at once.
     pub(super) fn no_round(&mut self, now: Instant, id: RoundId, why: String, env: &mut Env) {
+        if self.link_goes_on(now) {
+            return;
+        }
         self.retire(now);
         let next = self.pause(now, env);
         env.out.push_back(Output::Event(Event::RoundFailed { peer: self.id, id, why, next }));
@@ -339,6 +373,9 @@ impl Peer {
 
     /// The round brought nothing: another one, or a pause.
     pub(super) fn round_failed(&mut self, now: Instant, why: String, env: &mut Env) {
+        if self.link_goes_on(now) {
+            return;
+        }
         let next = self.next_round();
         let id = self.round.as_ref().map_or(next, |r| r.id);
         let began = self.attempt_began;
@@ -368,6 +405,9 @@ impl Peer {
     }
 
     fn hopeless(&mut self, now: Instant, why: String, env: &mut Env) {
+        if self.link_goes_on(now) {
+            return;
+        }
         self.retire(now);
         self.pause(now, env);
         env.out.push_back(Output::Event(Event::Hopeless { peer: self.id, why }));
@@ -380,6 +420,14 @@ impl Peer {
         // While there was a link nobody spoke on the line: its silence counts from the attempt on.
         let since = self.line.heard().max(self.attempt_began);
         needed.then(|| since.max(self.quiet_until.unwrap_or(since)) + SILENT)
+    }
+
+    /// When a new introduction is wanted, because what is said goes by way of the server although there once
+    /// was a direct path: a link that is lost would take longer to replace, and could not be without the
+    /// server.
+    pub(super) fn roundabout_at(&self) -> Option<Instant> {
+        let since = self.roundabout.filter(|_| self.initiator && self.closing.is_none())?;
+        Some(since + ROUNDABOUT * (1 << self.introductions.min(MOST_DOUBLED)))
     }
 }
 

@@ -9,6 +9,7 @@ use rand::RngExt;
 
 use super::{
     Endpoint, Event, Output, Part, PortsId,
+    attempt::EARLY,
     line::{Line, Relation},
     peer::{Env, Peer},
     round::Round,
@@ -22,10 +23,6 @@ use crate::{
         server::{FromServer, ToServer},
     },
 };
-
-/// A round that was begun before the host answered is kept up to this age: a fixed mapping lasts, a
-/// progression moves on, and the host may be hours away.
-const EARLY: Duration = Duration::from_secs(2);
 
 /// The first round of a session.
 const FIRST: RoundId = RoundId { attempt: 1, round: 0 };
@@ -310,8 +307,8 @@ impl Endpoint {
         }
     }
 
-    /// When the host is to be asked for again: the line is silent while it is needed, its keys are old,
-    /// or an answer does not come. Never while the server keeps the request, and never without a server:
+    /// When the host is to be asked for again: the line is silent while it is needed, it has lost its direct
+    /// path, its keys are old, or an answer does not come. Never while the server keeps the request, and never without a server:
     /// the request that is queued goes out with the first datagrams of the next association.
     fn next_ask(&self) -> Option<Instant> {
         let Part::Client(asking) = &self.part else { return None };
@@ -323,10 +320,10 @@ impl Endpoint {
         if self.peers.is_empty() {
             return asking.hello.as_ref().map(|_| soonest);
         }
-        let due = self
-            .peers
-            .values()
-            .map(|p| p.silent_at().unwrap_or(p.line.since + REKEY).min(p.line.since + REKEY));
+        let due = self.peers.values().flat_map(|peer| {
+            let old = peer.line.since + REKEY;
+            [Some(old), peer.silent_at(), peer.roundabout_at()].into_iter().flatten()
+        });
         due.min().map(|due| due.max(soonest))
     }
 

@@ -86,7 +86,7 @@ impl Peer {
     }
 
     pub(super) fn received(&mut self, now: Instant, conn: ConnId, bytes: &[u8], env: &mut Env) {
-        let may_nominate = !self.initiator || self.link.is_none();
+        let may_nominate = !self.initiator || self.leads();
         if let Some(nominated) = self.candidates.received(conn, bytes, may_nominate, env.out) {
             self.nominated(now, conn, nominated, env);
         }
@@ -111,7 +111,7 @@ impl Peer {
         self.prepared.clear();
         self.deferred = None;
         env.nat.turn_ends(self.id, now);
-        self.failures = 0;
+        (self.failures, self.mending) = (0, false);
         self.retry = None;
         if !lan {
             let round = self.rounds().find(|round| round.ports == ports);

@@ -146,6 +146,13 @@ pub enum Input {
         /// The link.
         epoch: u32,
     },
+    /// The session's link looks sick: it may go on meanwhile, but another one is wanted.
+    LinkSick {
+        /// The session.
+        peer: PeerId,
+        /// The link.
+        epoch: u32,
+    },
     /// This side ends a session.
     End {
         /// The session.

@@ -27,11 +27,17 @@ use crate::{
     wire::peer::{PeerMessage, RoundId, Start, StartRefusal},
 };
 
+/// Without a link the responder keeps the ports for so long: a client that was killed must not cost its host
+/// some dozen descriptors for as long as the session lingers.
+const KEPT_FOR: Duration = Duration::from_secs(120);
+
 /// The round that the link came of.
 pub(super) struct Kept {
     pub(super) round: Round,
     /// When its connections that did not become the link are closed.
     losers: Option<Instant>,
+    /// When the ports are given up; only without a link, and by the responder.
+    until: Option<Instant>,
 }
 
 impl Peer {
@@ -40,14 +46,14 @@ impl Peer {
     pub(super) fn keep(&mut self, now: Instant, ports: PortsId) {
         let losers = Some(now + HOLD);
         if let Some(kept) = self.kept.as_mut().filter(|kept| kept.round.ports == ports) {
-            kept.losers = losers;
+            (kept.losers, kept.until) = (losers, None);
             let worn = self.kept.take_if(|kept| kept.round.is_worn());
             self.retired.extend(worn.map(|kept| (kept.round.ports, now + HOLD)));
             return self.retire(now);
         }
         match self.round.take_if(|round| round.ports == ports && round.is_repeatable()) {
             Some(round) => {
-                if let Some(old) = self.kept.replace(Kept { round, losers }) {
+                if let Some(old) = self.kept.replace(Kept { round, losers, until: None }) {
                     self.retired.push((old.round.ports, now + HOLD));
                 }
             }
@@ -68,9 +74,23 @@ impl Peer {
         }
     }
 
-    /// When [`close_losers`](Self::close_losers) has something to do.
-    pub(super) fn losers_at(&self) -> Option<Instant> {
-        self.kept.as_ref().and_then(|kept| kept.losers)
+    /// The link is lost: its ports are not kept for ever.
+    pub(super) fn keep_a_while(&mut self, now: Instant) {
+        if let Some(kept) = self.kept.as_mut().filter(|_| !self.initiator) {
+            kept.until.get_or_insert(now + KEPT_FOR);
+        }
+    }
+
+    /// Gives up what was kept for long enough.
+    pub(super) fn keep_no_longer(&mut self, now: Instant) {
+        let old = self.kept.take_if(|kept| kept.until.is_some_and(|until| until <= now));
+        self.retired.extend(old.map(|kept| (kept.round.ports, now)));
+    }
+
+    /// When [`close_losers`](Self::close_losers) or [`keep_no_longer`](Self::keep_no_longer) has something
+    /// to do.
+    pub(super) fn kept_until(&self) -> Option<Instant> {
+        self.kept.iter().flat_map(|kept| kept.losers.into_iter().chain(kept.until)).min()
     }
 
     /// The link is lost, or a pause is over: a new attempt, with the kept ports at once, and with fresh ones

@@ -26,6 +26,7 @@ mod host;
 mod io;
 mod kept;
 mod line;
+mod mend;
 mod nat_use;
 mod openings;
 mod peer;
@@ -213,6 +214,9 @@ impl Endpoint {
             Input::LinkLost { peer, epoch } => {
                 self.servers.iter_mut().for_each(|s| s.suspect(now));
                 self.with_peer(peer, |peer, env| peer.link_lost(now, epoch, env));
+            }
+            Input::LinkSick { peer, epoch } => {
+                self.with_peer(peer, |peer, env| peer.link_sick(now, epoch, env));
             }
             Input::End { peer, why } => self.with_peer(peer, |peer, env| peer.end(now, why, env.out)),
             Input::NetworkChanged => {

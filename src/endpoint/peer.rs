@@ -96,6 +96,14 @@ pub(super) struct Peer {
     pub(super) quiet_until: Option<Instant>,
     /// The kind of round that worked last in this session, from this place.
     pub(super) worked: Option<u8>,
+    /// Since when there is none, although there was one.
+    pub(super) roundabout: Option<Instant>,
+    /// New lines since there was one.
+    pub(super) introductions: u32,
+    /// An attempt goes on for a link that still lives (initiator only).
+    pub(super) mending: bool,
+    /// When the last one was begun, or asked for.
+    pub(super) mended: Option<Instant>,
     /// The round that was begun last.
     pub(super) last: RoundId,
     /// When the latest rounds were prepared (responder only).
@@ -140,6 +148,10 @@ impl Peer {
             hole: None,
             quiet_until: None,
             worked: None,
+            roundabout: None,
+            introductions: 0,
+            mending: false,
+            mended: None,
             last: RoundId { attempt: 0, round: 0 },
             prepared: Vec::new(),
             deferred: None,
@@ -170,6 +182,8 @@ impl Peer {
     pub(super) fn replace_line(&mut self, now: Instant, line: Line) {
         self.line = line;
         self.fresh = None;
+        self.roundabout = None;
+        self.introductions = self.introductions.saturating_add(1);
         if self.link.is_none() && self.newest > 0 {
             let _ = self.line.send(now, PeerMessage::LinkDead { epoch: self.newest });
         }
@@ -178,6 +192,9 @@ impl Peer {
     /// A datagram came on the line: tells of a direct path that was not known before.
     pub(super) fn tell_hole(&mut self, out: &mut Outbox) {
         let confirmed = self.line.take_confirmed();
+        if confirmed.is_some() {
+            self.introductions = 0;
+        }
         if let Some((remote, rtt)) = confirmed.filter(|(remote, _)| self.hole != Some(*remote)) {
             self.hole = Some(remote);
             out.push_back(Output::Event(Event::HoleOpen { peer: self.id, remote, rtt }));
@@ -193,11 +210,13 @@ impl Peer {
             return;
         }
         let budget = self.budget(now, env);
+        let lost = self.hole.is_some() && self.line.direct().is_none();
+        self.roundabout = lost.then(|| self.roundabout.unwrap_or(now));
         if let Some(round) = &mut self.round {
             round.conclude(now, env.out);
             round.complete(env.examined);
         }
-        if let Some(round) = &mut self.round
+        if let Some(round) = self.round.as_mut().filter(|round| !Self::is_early(round))
             && let Some(message) = round.advance(now, self.id, (env.server, budget), env.out)
         {
             if let PeerMessage::Predicted { predictions, .. } = &message {
@@ -215,7 +234,7 @@ impl Peer {
             // Whatever comes of it is told.
             round.waits(now, env.out);
         }
-        if self.initiator && self.link.is_none() {
+        if self.leads() {
             self.lead(now, env);
         } else if self.round.as_ref().is_some_and(|r| Self::overdue(r, now)) {
             self.round_over(now, env);
@@ -227,6 +246,7 @@ impl Peer {
             self.begin_in_turn(now, id, env);
         }
         self.close_losers(now, env);
+        self.keep_no_longer(now);
         // Last, because what was retired just now may have nothing to wait for.
         for (ports, _) in self.retired.extract_if(.., |(_, until)| *until <= now) {
             self.candidates.released(ports);
@@ -277,7 +297,7 @@ impl Peer {
             }
             PeerMessage::Start(start) if !self.initiator => self.started(now, start, env),
             PeerMessage::NotStarted { id, why } if self.initiator => {
-                if self.round.as_ref().is_some_and(|r| r.id == id) && self.link.is_none() {
+                if self.round.as_ref().is_some_and(|r| r.id == id) && self.leads() {
                     self.round_failed(now, refusal(why).into(), env);
                 }
             }
@@ -291,6 +311,7 @@ impl Peer {
                     self.unlinked(now, env);
                 }
             }
+            PeerMessage::LinkSick { epoch } if self.initiator => self.link_sick(now, epoch, env),
             PeerMessage::Goodbye { why } => {
                 env.out.push_back(Output::SessionEnded { peer: self.id, why });
                 // Not gone yet: the other side waits for the acknowledgement.
@@ -299,7 +320,8 @@ impl Peer {
             PeerMessage::Prepare { .. }
             | PeerMessage::Refreshed { .. }
             | PeerMessage::Start(_)
-            | PeerMessage::NotStarted { .. } => {}
+            | PeerMessage::NotStarted { .. }
+            | PeerMessage::LinkSick { .. } => {}
         }
         self.advance(now, env);
     }
@@ -318,9 +340,16 @@ impl Peer {
     pub(super) fn network_changed(&mut self, now: Instant, env: &mut Env) {
         self.line.handle_network_change(now);
         self.worked = None;
-        if self.initiator && self.link.is_none() && self.newest > 0 && self.closing.is_none() {
-            self.failures = 0;
-            self.begin_attempt(now, env);
+        self.introductions = 0;
+        if self.newest == 0 || self.closing.is_some() {
+            return;
+        }
+        if !self.initiator {
+            self.begin_early(now, env);
+        }
+        match self.link {
+            Some(_) => self.mend(now, env),
+            None => self.unlinked(now, env),
         }
     }
 
@@ -328,7 +357,9 @@ impl Peer {
         self.link = None;
         self.quiet_until = None;
         self.failures = 0;
-        if self.initiator {
+        self.keep_a_while(now);
+        let under_way = std::mem::take(&mut self.mending) && self.round.is_some();
+        if self.initiator && !under_way {
             self.begin_attempt(now, env);
         }
     }
@@ -441,7 +472,7 @@ impl Peer {
             round,
             self.deferred.map(|(_, until)| until),
             retired,
-            self.losers_at(),
+            self.kept_until(),
             self.retry,
             self.crossing_until,
             closing,

@@ -457,9 +457,10 @@ impl Round {
     }
 }
 
-/// The prediction with its list of ports turned, and the length of the list.
+/// The prediction with its list of ports turned, and the length of the list. The counter beside it has moved
+/// on since: a repetition has nothing but the ports that are known.
 fn turn(prediction: &Prediction, by: usize) -> (Prediction, usize) {
-    let mut turned = prediction.clone();
+    let mut turned = Prediction { fresh: None, ..prediction.clone() };
     let Model::Fixed { ports } = &mut turned.model else { return (turned, 0) };
     let count = ports.len();
     ports.rotate_left(by % count.max(1));

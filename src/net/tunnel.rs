@@ -424,13 +424,17 @@ impl Tunnel {
 
     /// Takes in the session's events and wakes those whom they concern, without the lock.
     fn settle(&self, mut state: MutexGuard<'_, State>) {
-        let Happened { wakers, opened, ended } = state.take_events();
+        let Happened { wakers, opened, ended, sick } = state.take_events();
         drop(state);
         for waker in wakers {
             waker.wake();
         }
         if opened {
             self.opened.notify_waiters();
+        }
+        if let Some(epoch) = sick {
+            tracing::debug!(epoch, "the link looks sick");
+            self.report(Input::LinkSick { peer: self.peer, epoch });
         }
         if let Some(why) = ended {
             self.report(Input::End { peer: self.peer, why });

@@ -3,7 +3,11 @@
 //! A ping goes out when the link is attached, when nothing came for a third of the limit, and once a
 //! second while data flows (for the round trip). The limit is max(2 s, 6 × (srtt + 4 rttvar)), srtt and
 //! rttvar as in RFC 6298, unless another one was chosen. A link is dead after that much silence, of which
-//! at least two thirds passed after a ping was due: a machine that slept or was stalled asks first.
+//! at least two thirds passed after a ping was due: a machine that slept or was stalled asks first, also
+//! where a ping was under way.
+//!
+//! It looks *sick* long before: when a ping is unanswered for max(500 ms, 2 × (srtt + 4 rttvar)), also where
+//! something else comes in meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +20,18 @@ const FIRST_LIMIT: Duration = Duration::from_secs(4);
 /// Longest silence without a ping, where a long limit was chosen: mappings of NATs and the patience of
 /// people who read the status are shorter than that.
 const LONGEST_QUIET: Duration = Duration::from_secs(20);
+
+/// A timer that rings so late says that this side stood still: what came meanwhile waits in the socket. More
+/// than a loaded machine is late by, less than any limit that is not chosen.
+const STALLED: Duration = Duration::from_millis(500);
+
+/// A ping that is unanswered for less than this says nothing: TCP repeats a lost segment after 200 ms and a
+/// round trip.
+const LEAST_SICK: Duration = Duration::from_millis(500);
+
+/// So many times the longest usual round trip (RFC 6298 repeats a segment after one) make a link look sick: a
+/// third of what makes it dead.
+const SICK: u32 = 2;
 
 /// When a link that is silent is dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +74,11 @@ pub(super) struct Liveness {
     /// When the first ping since the last sign of life became due.
     asked: Option<Instant>,
     last_ping: Instant,
+    /// When the oldest ping left that is not answered.
+    unanswered: Option<Instant>,
+    /// The link looks sick, which has not been asked for yet; once for each ping that is not answered.
+    sick: bool,
+    told: bool,
     /// Data went either way since the last ping.
     busy: bool,
 }
@@ -73,6 +94,9 @@ impl Liveness {
             ping_due: true,
             asked: Some(now),
             last_ping: now,
+            unanswered: None,
+            sick: false,
+            told: false,
             busy: false,
         }
     }
@@ -101,6 +125,7 @@ impl Liveness {
         self.ping_due = false;
         self.busy = false;
         self.last_ping = now;
+        self.unanswered.get_or_insert(now);
         Some(self.token(now))
     }
 
@@ -108,12 +133,26 @@ impl Liveness {
     pub(super) fn handle_pong(&mut self, now: Instant, token: u64) -> bool {
         let Some(age) = self.token(now).checked_sub(token) else { return false };
         self.rtt = Some(Rtt::sample(self.rtt, Duration::from_micros(age)));
+        (self.unanswered, self.sick, self.told) = (None, false, false);
         true
+    }
+
+    /// The link has begun to look sick since the last call.
+    pub(super) fn take_sick(&mut self) -> bool {
+        std::mem::take(&mut self.sick)
     }
 
     /// # Errors
     /// How long nothing came: the link is dead.
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Result<(), Duration> {
+        if self.poll_timeout().is_some_and(|due| now > due + STALLED) {
+            self.asked = Some(now);
+            self.ping_due = true;
+            self.unanswered = None;
+        }
+        if self.sick_at().is_some_and(|at| now >= at) {
+            (self.sick, self.told) = (true, true);
+        }
         if self.dead_at().is_some_and(|at| now >= at) {
             return Err(now - self.heard);
         }
@@ -126,7 +165,7 @@ impl Liveness {
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        [self.dead_at(), self.ping_at()].into_iter().flatten().min()
+        [self.dead_at(), self.sick_at(), self.ping_at()].into_iter().flatten().min()
     }
 
     /// The silence after which the link is dead, as things stand.
@@ -137,6 +176,12 @@ impl Liveness {
             (None, Some(rtt)) => least.max(6 * (rtt.smoothed + 4 * rtt.variation)),
             (None, None) => least.max(FIRST_LIMIT),
         }
+    }
+
+    fn sick_at(&self) -> Option<Instant> {
+        let rtt = self.rtt.filter(|_| !self.told)?;
+        let patience = LEAST_SICK.max(SICK * (rtt.smoothed + 4 * rtt.variation));
+        self.unanswered.map(|since| since + patience)
     }
 
     fn dead_at(&self) -> Option<Instant> {
@@ -258,6 +303,29 @@ mod tests {
         assert!(liveness.poll_timeout().unwrap() > woken);
         let died = run(&mut liveness, woken, woken + 10 * LEAST, None).unwrap_err();
         assert!(died >= woken + LEAST, "after {:?}", died - woken);
+    }
+
+    #[test]
+    fn a_program_that_stood_still_while_a_ping_was_under_way_asks_again() {
+        let start = start();
+        let mut liveness = Liveness::new(start, Some(Rtt::sample(None, 30 * MS)), LIMIT);
+        assert!(liveness.poll_ping(start).is_some());
+        let woken = start + 5_000 * MS;
+        assert_eq!(liveness.handle_timeout(woken), Ok(()));
+        assert!(liveness.poll_ping(woken).is_some());
+        assert!(liveness.poll_timeout().unwrap() > woken);
+        let mut other = liveness;
+        // The answer of before is read now.
+        other.heard(woken);
+        assert_eq!(
+            run(&mut other, woken, woken + 10 * LEAST, Some(30 * MS)).map(|pings| pings > 10),
+            Ok(true)
+        );
+        // Or nobody is there any more.
+        let mut silent = Liveness::new(start, Some(Rtt::sample(None, 30 * MS)), LIMIT);
+        assert!(silent.poll_ping(start).is_some());
+        assert_eq!(silent.handle_timeout(woken), Ok(()));
+        assert_eq!(run(&mut silent, woken, woken + 10 * LEAST, None), Err(woken + LEAST * 2 / 3));
     }
 
     #[test]

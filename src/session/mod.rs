@@ -7,8 +7,8 @@
 //! lost, nothing twice**, wherever a link is cut: a record below the expected one is dropped, a gap or
 //! a broken seal kills the link and never the session.
 //!
-//! **After every call that takes `&mut self`, drain [`poll_event`](Session::poll_event), then
-//! [`poll_transmit`](Session::poll_transmit) as far as the socket takes bytes, then ask
+//! **After every call that takes `&mut self`, drain [`poll_event`](Session::poll_event) and
+//! [`poll_sick`](Session::poll_sick), then [`poll_transmit`](Session::poll_transmit) as far as the socket takes bytes, then ask
 //! [`poll_timeout`](Session::poll_timeout) for the next deadline.**
 //!
 //! ```text
@@ -251,6 +251,13 @@ impl Session {
     pub fn poll_event(&mut self) -> Option<SessionEvent> {
         let event = self.mux.poll_event().map(SessionEvent::from);
         event.or_else(|| self.ended.take().map(SessionEvent::Ended))
+    }
+
+    /// The number of the attached link, where it has begun to look sick since the last call: time to make
+    /// another one, while it still carries data. Said once for each time.
+    pub fn poll_sick(&mut self) -> Option<u32> {
+        let link = self.link.as_mut().filter(|link| link.is_alive())?;
+        link.liveness.take_sick().then_some(link.epoch)
     }
 
     /// Opens a stream; see [`Mux::open`]. It can be written to at once, link or not.

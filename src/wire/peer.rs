@@ -114,6 +114,11 @@ pub enum PeerMessage {
         /// The link.
         epoch: u32,
     },
+    /// Responder to initiator: the link of that epoch looks sick here, make another one while it lives.
+    LinkSick {
+        /// The link.
+        epoch: u32,
+    },
     /// The session ends.
     Goodbye {
         /// Why.

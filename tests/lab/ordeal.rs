@@ -83,14 +83,6 @@ fn everything(record: &Record) -> Result<()> {
     step("silence", &mut parties, &mut |_| {
         ensure(scene.kill(Fate::Silence) > 0, || "there was no direct connection".to_owned())
     })?;
-    // Before anybody moves: after a move the direct UDP path opens again only with an introduction by the
-    // server, and without either the two cannot agree on an instant.
-    step("a reset while the server was gone", &mut parties, &mut |parties| {
-        parties.stop_server()?;
-        scene.kill(Fate::Reset);
-        Ok(())
-    })?;
-    step("the server came back", &mut parties, &mut |parties| parties.start_server())?;
     step("the NATs forgot everything", &mut parties, &mut |_| {
         scene.flush();
         Ok(())
@@ -116,6 +108,12 @@ fn everything(record: &Record) -> Result<()> {
         std::thread::sleep(SHORT_OUTAGE);
         parties.expose.signal(Signal::CONT)
     })?;
+    step("a reset while the server was gone", &mut parties, &mut |parties| {
+        parties.stop_server()?;
+        scene.kill(Fate::Reset);
+        Ok(())
+    })?;
+    step("the server came back", &mut parties, &mut |parties| parties.start_server())?;
     step("the cable was pulled", &mut parties, &mut |_| {
         set(scene.laptop_nat, Passage::Neither);
         std::thread::sleep(PULLED);

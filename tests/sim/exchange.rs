@@ -31,6 +31,9 @@ pub struct Tunnel {
     buffer: BytesMut,
     initiator: bool,
     lost: Option<u32>,
+    sick: Option<u32>,
+    /// Links that this side held for dead for their silence.
+    pub silent: u32,
     stream: Option<StreamId>,
     greeted: usize,
     written: usize,
@@ -58,6 +61,8 @@ impl Tunnel {
             buffer: BytesMut::new(),
             initiator,
             lost: None,
+            sick: None,
+            silent: 0,
             stream,
             greeted: 0,
             written: 0,
@@ -78,17 +83,22 @@ impl Tunnel {
         self.link.map(|(epoch, _)| epoch)
     }
 
-    /// Goes on over a link.
-    pub fn attach(&mut self, now: Instant, link: EstablishedLink, sock: Option<SockId>, surplus: BytesMut) {
-        if let Some((epoch, _)) = self.link {
-            self.detach(now, epoch);
-        }
+    /// Goes on over a link; the connection of the one whose place it takes.
+    pub fn attach(
+        &mut self,
+        now: Instant,
+        link: EstablishedLink,
+        sock: Option<SockId>,
+        surplus: BytesMut,
+    ) -> Option<SockId> {
+        let before = self.link.and_then(|(epoch, _)| self.detach(now, epoch));
         self.link = Some((link.epoch, sock));
         self.links += 1;
         self.linked = Some(now);
         self.session.attach(now, link).expect("epochs only rise");
         self.buffer = surplus;
         self.received(now, &[]);
+        before
     }
 
     /// Gives the link of that epoch up; its connection.
@@ -114,6 +124,11 @@ impl Tunnel {
         self.lost.take()
     }
 
+    /// The link that has begun to look sick, once.
+    pub fn take_sick(&mut self) -> Option<u32> {
+        self.sick.take()
+    }
+
     pub fn deadline(&self) -> Option<Instant> {
         self.session.poll_timeout()
     }
@@ -123,10 +138,14 @@ impl Tunnel {
         if self.session.poll_timeout().is_some_and(|at| at <= io.now) {
             match self.session.handle_timeout(io.now) {
                 Ok(()) => {}
-                Err(LinkError::Silent(_)) => self.lost = self.epoch(),
+                Err(LinkError::Silent(_)) => {
+                    self.silent += 1;
+                    self.lost = self.epoch();
+                }
                 Err(error) => panic!("time passed, and: {error}"),
             }
         }
+        self.sick = self.session.poll_sick().or(self.sick);
         while let Some(event) = self.session.poll_event() {
             match event {
                 event if self.scripted => self.events.push(event),

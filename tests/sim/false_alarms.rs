@@ -44,6 +44,8 @@ struct End {
     received: usize,
     /// When and why the link was held for dead.
     deaths: Vec<String>,
+    /// How often it looked sick.
+    sick: usize,
     /// Longest time without a sign of life.
     heard: Option<Instant>,
     longest: Duration,
@@ -63,6 +65,7 @@ impl End {
             echo: Vec::new(),
             received: 0,
             deaths: Vec::new(),
+            sick: 0,
             heard: None,
             longest: Duration::ZERO,
         }
@@ -130,6 +133,7 @@ impl Program for End {
         {
             return self.failed(io, error.to_string());
         }
+        self.sick += usize::from(session.poll_sick().is_some());
         while let Some(event) = session.poll_event() {
             if let SessionEvent::Opened { id, .. } = event {
                 self.stream = Some(id);
@@ -165,13 +169,14 @@ impl Program for End {
     }
 }
 
-/// One link for a time: deaths on both sides, the longest silence, bytes that came back.
+/// One link for a time: deaths on both sides, the longest silence, bytes that came back, and how often it
+/// looked sick to either side.
 fn link(
     seed: u64,
     conditions: Conditions,
     traffic: Traffic,
     time: Duration,
-) -> (Vec<String>, Duration, usize) {
+) -> (Vec<String>, Duration, usize, usize) {
     let mut world = World::new(seed, conditions);
     let addresses: [SocketAddr; 2] =
         ["203.0.113.1:4000", "203.0.113.2:4000"].map(|text| text.parse().expect("an address"));
@@ -180,7 +185,7 @@ fn link(
     world.run_for(time);
     let (client, host) = (world.program(client), world.program(host));
     let deaths = [&client.deaths[..], &host.deaths].concat();
-    (deaths, client.longest.max(host.longest), client.received)
+    (deaths, client.longest.max(host.longest), client.received, client.sick + host.sick)
 }
 
 #[test]
@@ -196,14 +201,18 @@ fn no_link_is_held_for_dead_because_the_network_is_bad() {
         ("a page now and then", 20_000, ms(15_000), 2),
         ("a stream of data", 3_000, ms(250), 1),
     ] {
-        let (mut longest, mut bytes) = (Duration::ZERO, 0);
+        let (mut longest, mut bytes, mut sick) = (Duration::ZERO, 0, 0);
         for seed in 0..hours {
-            let (died, silence, received) = link(seed, bad, Traffic { size, every }, hour);
+            let (died, silence, received, looked_sick) = link(seed, bad, Traffic { size, every }, hour);
             longest = longest.max(silence);
             bytes += received;
+            sick += looked_sick;
             deaths.extend(died.into_iter().map(|why| format!("{name}, seed {seed}: {why}")));
         }
-        println!("{name}: {hours} link-hours, {bytes} bytes came back, longest silence {longest:.1?}");
+        println!(
+            "{name}: {hours} link-hours, {bytes} bytes came back, longest silence {longest:.1?}, looked sick \
+             {sick} times"
+        );
         assert!(bytes > 0 || size == 0, "{name}: nothing was carried");
     }
     assert_eq!(deaths, Vec::<String>::new());

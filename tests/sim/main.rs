@@ -1,11 +1,11 @@
 //! Whole peers, server and NATs in one thread under virtual time.
 #![allow(unreachable_pub, missing_docs, reason = "a test program has no interface")]
-#![allow(dead_code, reason = "the world can do more than the scenarios of today ask for")]
 
 mod crowd;
 mod exchange;
 mod false_alarms;
 mod memory;
+mod mending;
 mod model;
 #[path = "../nat_model/mod.rs"]
 mod nat_model;

@@ -21,7 +21,7 @@ fn linux() -> Behaviour {
     Behaviour::linux(Unsolicited::Drop)
 }
 
-/// Two with a stream whose programs write a byte both ways each millisecond.
+/// Two with a stream whose programs write both ways: each millisecond while a recovery is timed.
 struct Talk {
     pair: Pair,
     stream: StreamId,
@@ -38,19 +38,21 @@ impl Talk {
         talk
     }
 
-    fn step(&mut self) {
+    /// Both write a byte, and time passes.
+    fn step(&mut self, time: Duration) {
         for side in [CLIENT, HOST] {
             if self.pair.pipes.held(side).contains(&self.stream) {
                 self.pair.write(side, self.stream, 1);
             }
         }
-        self.pair.run(ms(1));
+        self.pair.run(time);
     }
 
+    /// A quiet time, in which something is said now and then.
     fn run(&mut self, time: Duration) {
         let end = self.pair.now() + time;
         while self.pair.now() < end {
-            self.step();
+            self.step(ms(50));
             self.pair.read_all();
         }
     }
@@ -64,7 +66,7 @@ impl Talk {
         while times.contains(&None) {
             let took = self.pair.now() - harmed;
             assert!(took < ms(60_000), "no way back:\n{}", self.pair.scene.story());
-            self.step();
+            self.step(ms(1));
             for side in [CLIENT, HOST] {
                 let newer = self.pair.links(side).0 > links[side];
                 if self.pair.read(side, self.stream) > 0 && newer {

@@ -48,7 +48,7 @@ pub(super) enum Happened {
 }
 
 /// Asks on a connection whose SYN has left, and then holds it: the NAT's mapping must not change
-/// before the set is released.
+/// before the set is released, or for as long as the server holds it.
 pub(super) async fn probe(
     ports: PortsId,
     number: u8,
@@ -57,7 +57,7 @@ pub(super) async fn probe(
     report: mpsc::Sender<Happened>,
 ) {
     let asked = tokio::time::timeout(PROBE_LIMIT, async { ask(started?, question).await }).await;
-    let (answer, _held) = match asked {
+    let (answer, held) = match asked {
         Ok(Ok((answer, stream))) => (Some(answer), Some(stream)),
         failed => {
             tracing::debug!(number, ?failed, "probe without answer");
@@ -65,7 +65,10 @@ pub(super) async fn probe(
         }
     };
     report.send(Happened::Probed { ports, number, answer }).await.ok();
-    std::future::pending().await
+    if let Some(stream) = held {
+        // Nothing more comes on it but its end.
+        stream.readable().await.ok();
+    }
 }
 
 async fn ask(socket: Socket, question: ProbeQuestion) -> io::Result<(ProbeAnswer, TcpStream)> {
@@ -100,10 +103,12 @@ pub(super) async fn opening(
         Ok(stream) => {
             report.send(Happened::Opened { ports, opening, stream: Ok(stream) }).await.ok();
         }
-        Err((why, _held)) => {
+        Err((why, held)) => {
             report.send(Happened::Opened { ports, opening, stream: Err(why) }).await.ok();
             // A failed socket holds no tuple any more; an opener that the system refused may.
-            std::future::pending().await
+            if let Some(_held) = held {
+                std::future::pending().await
+            }
         }
     }
 }

@@ -63,6 +63,8 @@ pub(super) struct Happened {
     pub(super) opened: bool,
     /// The session has ended by itself.
     pub(super) ended: Option<Goodbye>,
+    /// The link of that number has begun to look sick.
+    pub(super) sick: Option<u32>,
 }
 
 impl State {
@@ -193,6 +195,7 @@ impl State {
         if std::mem::take(&mut self.expired) {
             happened.ended = Some(Goodbye::Expired);
         }
+        happened.sick = self.session.poll_sick();
         while let Some(event) = self.session.poll_event() {
             match event {
                 SessionEvent::Opened { id, request } => {

@@ -155,6 +155,12 @@ impl Peer {
         }
     }
 
+    /// The other ends of the links, as they are seen from here.
+    pub fn link_ends(&self, io: &Io<'_>) -> Vec<SocketAddr> {
+        let links = self.socks.iter().filter(|(_, usage)| matches!(usage, Use::Link { .. }));
+        links.filter_map(|(&sock, _)| io.tcp.remote(sock)).collect()
+    }
+
     /// What the other side sends on the links is lost from now on; nobody here knows.
     pub fn deafen_links(&mut self, io: &mut Io<'_>) {
         for (&sock, _) in self.socks.iter().filter(|(_, usage)| matches!(usage, Use::Link { .. })) {
@@ -265,17 +271,14 @@ impl Peer {
             Output::Link { peer, conn, link, surplus } => {
                 let epoch = link.epoch;
                 let tunnel = self.sessions.get_mut(&peer).expect("a session begins before its links");
-                let lost = match self.conns.remove(&conn) {
-                    Some(sock) => {
-                        self.socks.insert(sock, Use::Link { peer, epoch });
-                        tunnel.attach(io.now, link, Some(sock), surplus);
-                        tunnel.take_lost()
-                    }
-                    None => {
-                        tunnel.attach(io.now, link, None, surplus);
-                        Some(epoch)
-                    }
-                };
+                let sock = self.conns.remove(&conn);
+                self.socks.extend(sock.map(|sock| (sock, Use::Link { peer, epoch })));
+                let before = tunnel.attach(io.now, link, sock, surplus);
+                let lost = if sock.is_some() { tunnel.take_lost() } else { Some(epoch) };
+                if let Some(sock) = before {
+                    self.socks.remove(&sock);
+                    io.tcp.close(io.now, sock);
+                }
                 if let Some(epoch) = lost {
                     self.lose(io, peer, epoch);
                 }
@@ -356,12 +359,16 @@ impl Program for Peer {
                 endpoint.handle_timeout(io.now);
             }
             self.drain(io);
-            let mut lost = Vec::new();
+            let (mut lost, mut sick) = (Vec::new(), Vec::new());
             for (&peer, tunnel) in &mut self.sessions {
                 tunnel.advance(io, self.goal);
                 lost.extend(tunnel.take_lost().map(|epoch| (peer, epoch)));
+                sick.extend(tunnel.take_sick().map(|epoch| (peer, epoch)));
             }
-            let moved = !lost.is_empty();
+            let moved = !lost.is_empty() || !sick.is_empty();
+            for (peer, epoch) in sick {
+                self.tell(io, Input::LinkSick { peer, epoch });
+            }
             for (peer, epoch) in lost {
                 self.lose(io, peer, epoch);
             }

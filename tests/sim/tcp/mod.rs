@@ -236,6 +236,11 @@ impl Stack {
         self.conns.get(&id).is_some_and(|conn| conn.queued.len() < pipe::WINDOW)
     }
 
+    /// The other end of a connection.
+    pub fn remote(&self, id: SockId) -> Option<SocketAddr> {
+        Some(self.conns.get(&id)?.remote)
+    }
+
     /// Connections in any state.
     pub fn len(&self) -> usize {
         self.conns.len()

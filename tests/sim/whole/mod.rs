@@ -13,6 +13,7 @@ pub use self::pair::{CLIENT, HOST, Pair};
 use crate::{
     model::setting,
     nat_model::{Behaviour, Filtering, Unsolicited},
+    peer::Peer,
     scene::Place,
     world::Conditions,
 };
@@ -145,7 +146,7 @@ fn play(seed: u64) {
                 if !clock_ran {
                     // The wall clock is ahead of the other: `net` looks every second.
                     pair.run(Duration::from_millis(rng.random_range(0..1000)));
-                    pair.with(side, |peer, io| peer.tell(io, punchtunnel::endpoint::Input::NetworkChanged));
+                    pair.with(side, Peer::woke);
                 }
             }
             (Move::Storm(on), _) => pair.scene.world.conditions.loss = if on { 0.25 } else { usual.loss },

@@ -71,13 +71,17 @@ impl Pair {
 
     /// Acts on a side's session.
     pub fn session<R>(&mut self, side: usize, act: impl FnOnce(&mut Session, Instant) -> R) -> R {
-        let result = self.with(side, |peer, io| {
+        let result = self.act(side, act);
+        self.take_events();
+        result
+    }
+
+    fn act<R>(&mut self, side: usize, act: impl FnOnce(&mut Session, Instant) -> R) -> R {
+        self.with(side, |peer, io| {
             let tunnel = peer.sessions.values_mut().next();
             let tunnel = tunnel.unwrap_or_else(|| panic!("side {side} has no session: {:?}", peer.ended));
             act(&mut tunnel.session, io.now)
-        });
-        self.take_events();
-        result
+        })
     }
 
     pub fn open(&mut self, side: usize) -> StreamId {
@@ -110,11 +114,13 @@ impl Pair {
     /// Reads what there is; how many bytes.
     pub fn read(&mut self, side: usize, id: StreamId) -> usize {
         let mut count = 0;
-        while let Some(bytes) = self.session(side, |session, now| session.read(now, id)) {
+        while let Some(bytes) = self.act(side, |session, now| session.read(now, id)) {
             // Events of this reading are behind the bytes.
             self.pipes.read(side, id, &bytes);
+            self.take_events();
             count += bytes.len();
         }
+        self.take_events();
         count
     }
 

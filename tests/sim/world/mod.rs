@@ -111,6 +111,8 @@ pub struct World<P> {
     /// Packets that crossed the internet, and SYNs among them.
     pub crossed: u64,
     pub syns: u64,
+    /// Addresses on the internet whose packets, in either direction, take so much longer.
+    pub slow: BTreeMap<SocketAddr, Duration>,
     /// Prints each packet.
     pub trace: bool,
     beginning: Instant,
@@ -133,6 +135,7 @@ impl<P: Program> World<P> {
             conditions,
             crossed: 0,
             syns: 0,
+            slow: BTreeMap::new(),
             trace: false,
             beginning,
             rng: StdRng::seed_from_u64(seed),
@@ -367,7 +370,9 @@ impl<P: Program> World<P> {
         self.syns += u64::from(matches!(segment.packet.kind, Kind::Tcp(flags) if flags.bare_syn()));
         let jitter = self.conditions.jitter.mul_f64(self.rng.random());
         if self.hop(INTERNET, &mut segment, INTERNET_HOPS) {
-            let at = self.now + self.conditions.delay + self.networks[from.0].longer + jitter;
+            let slow = [segment.packet.src, segment.packet.dst].map(|end| self.slow.get(&end).copied());
+            let slow = slow.into_iter().flatten().max().unwrap_or_default();
+            let at = self.now + self.conditions.delay + self.networks[from.0].longer + jitter + slow;
             self.schedule(at, Happening::In(INTERNET, segment));
         }
     }
