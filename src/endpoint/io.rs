@@ -17,7 +17,7 @@ use crate::{
     wire::{
         peer::{Goodbye, RoundId},
         probe::{ProbeAnswer, ProbeQuestion},
-        server::{Decline, NameRefusal, RequestRefusal},
+        server::{Decline, NameRefusal, Release, RequestRefusal},
     },
 };
 
@@ -42,6 +42,11 @@ pub struct Settings {
 pub enum Role {
     /// `expose`: registered under a name, takes clients in.
     Host {
+        /// The name.
+        name: String,
+    },
+    /// `release`: gives a name up, and does nothing else.
+    Owner {
         /// The name.
         name: String,
     },
@@ -353,6 +358,10 @@ pub enum Event {
         /// Its version.
         theirs: u8,
     },
+    /// The server serves other keys than this one's only; it is asked on, at long intervals.
+    ServerPrivate,
+    /// What came of giving the name up.
+    Released(Release),
     /// The name is registered.
     Registered,
     /// The name cannot be registered.

@@ -82,6 +82,8 @@ pub struct Endpoint {
 enum Part {
     Host(host::Host),
     Client(Box<client::Asking>),
+    /// Gives this name up.
+    Owner(String),
 }
 
 impl Endpoint {
@@ -97,6 +99,7 @@ impl Endpoint {
             .collect();
         let part = match role {
             Role::Host { name } => Part::Host(host::Host::new(name)),
+            Role::Owner { name } => Part::Owner(name),
             Role::Client { name, host_key, invite } => {
                 Part::Client(Box::new(client::Asking::new(name, host_key, invite)))
             }
@@ -250,6 +253,7 @@ impl Endpoint {
         match self.part {
             Part::Host(_) => self.advance_host(now),
             Part::Client(_) => self.advance_client(now),
+            Part::Owner(_) => {}
         }
     }
 
@@ -317,6 +321,7 @@ impl Endpoint {
                 ClientEvent::Version { theirs } => {
                     self.out.push_back(Output::Event(Event::ServerVersion { theirs }));
                 }
+                ClientEvent::Private => self.out.push_back(Output::Event(Event::ServerPrivate)),
                 ClientEvent::Moved { .. } => {}
                 // One address family is enough: many networks have no IPv6.
                 ClientEvent::Silent { .. } if self.reached_over().is_some() => {}
@@ -325,7 +330,7 @@ impl Endpoint {
                 }
                 ClientEvent::Renewed => match self.part {
                     _ if self.stopping => {}
-                    Part::Host(_) => self.introduce_self(now, server),
+                    Part::Host(_) | Part::Owner(_) => self.introduce_self(now, server),
                     Part::Client(_) => self.ask_anew(now, server),
                 },
                 ClientEvent::Lost => {
@@ -333,7 +338,7 @@ impl Endpoint {
                     self.unregistered(server);
                     match self.part {
                         _ if self.stopping => {}
-                        Part::Host(_) => self.introduce_self(now, server),
+                        Part::Host(_) | Part::Owner(_) => self.introduce_self(now, server),
                         Part::Client(_) => self.ask_again(now, server),
                     }
                 }
@@ -353,6 +358,11 @@ impl Endpoint {
             other => match self.part {
                 Part::Host(_) => self.host_message(now, server, other),
                 Part::Client(_) => self.client_message(now, server, other),
+                Part::Owner(_) => {
+                    if let FromServer::Released { outcome, .. } = other {
+                        self.out.push_back(Output::Event(Event::Released(outcome)));
+                    }
+                }
             },
         }
     }
@@ -365,6 +375,10 @@ impl Endpoint {
                 self.tell(now, server, ToServer::Register { name });
             }
             Part::Client(_) => self.ask(now, server),
+            Part::Owner(name) => {
+                let name = name.clone();
+                self.tell(now, server, ToServer::Release { name });
+            }
         }
     }
 
