@@ -216,6 +216,27 @@ pub enum ConfigError {
         /// The host.
         name: Name,
     },
+    /// The server does not serve this key.
+    #[error(
+        "{server} serves only keys that its operator has listed (--allow-keys): have this one added, or use another \
+         server: {key}"
+    )]
+    ServerPrivate {
+        /// The server.
+        server: ServerName,
+        /// This installation's key.
+        key: PublicKey,
+    },
+    /// A name cannot be given up.
+    #[error("\"{name}\" is not given up at {server}: {why}")]
+    NotReleased {
+        /// The name.
+        name: Name,
+        /// The server.
+        server: ServerName,
+        /// Why, and what to do.
+        why: &'static str,
+    },
     /// The server speaks another version.
     #[error(
         "{server} speaks protocol version {theirs}, this program {}: update the older one",

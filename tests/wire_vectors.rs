@@ -19,7 +19,8 @@ use punchtunnel::{
         probe::{self, MAX_ANSWER, ProbeAnswer, ProbeQuestion},
         record::{self, TAG},
         server::{
-            ClientHello, Decline, FromServer, NameRefusal, PING_PROOF, RequestRefusal, ServerHello, ToServer,
+            ClientHello, Decline, FromServer, NameRefusal, PING_PROOF, Release, RequestRefusal, ServerHello,
+            ToServer,
         },
         stream::{MAX_LABEL, MAX_OPEN, OpenRequest, ResetReason},
     },
@@ -110,7 +111,7 @@ fn packets(vectors: &mut Vectors) {
         "packet DATA",
         Packet::Data { index: 0x0102_0304, counter: 0x1112_1314_1516_1718, sealed: &noise },
     );
-    for reason in [Refusal::Version, Refusal::Busy, Refusal::Unknown] {
+    for reason in [Refusal::Version, Refusal::Busy, Refusal::Unknown, Refusal::Private] {
         vectors.packet(
             &format!("packet REFUSE {reason:?}"),
             Packet::Refuse { index: 0x0102_0304, version: 1, reason },
@@ -187,6 +188,7 @@ fn to_server(vectors: &mut Vectors) {
     for message in [
         ToServer::Register { name: name() },
         ToServer::Unregister,
+        ToServer::Release { name: name() },
         ToServer::Find { request: 1, name: name() },
         ToServer::Introduce { request: 300, name: name(), hello: blob(3) },
         ToServer::Cancel { request: 1 },
@@ -199,6 +201,7 @@ fn to_server(vectors: &mut Vectors) {
         let name = match message {
             ToServer::Register { .. } => "Register",
             ToServer::Unregister => "Unregister",
+            ToServer::Release { .. } => "Release",
             ToServer::Find { .. } => "Find",
             ToServer::Introduce { .. } => "Introduce",
             ToServer::Cancel { .. } => "Cancel",
@@ -234,6 +237,7 @@ fn from_server(vectors: &mut Vectors) {
     for message in [
         FromServer::Registered,
         FromServer::NotRegistered { why: NameRefusal::Owned },
+        FromServer::Released { name: "myhost".into(), outcome: Release::Done },
         FromServer::Found { request: 1, key: [0xee; 32] },
         FromServer::Absent { request: 1, last_seen: None },
         FromServer::NotKept { request: 1, why: RequestRefusal::Full },
@@ -247,6 +251,7 @@ fn from_server(vectors: &mut Vectors) {
         let name = match message {
             FromServer::Registered => "Registered",
             FromServer::NotRegistered { .. } => "NotRegistered",
+            FromServer::Released { .. } => "Released",
             FromServer::Found { .. } => "Found",
             FromServer::Absent { .. } => "Absent",
             FromServer::NotKept { .. } => "NotKept",
@@ -258,6 +263,9 @@ fn from_server(vectors: &mut Vectors) {
             FromServer::Pong { .. } => "Pong",
         };
         vectors.body(&format!("from server {name}"), message);
+    }
+    for outcome in [Release::Done, Release::Owned, Release::Held, Release::Unknown] {
+        vectors.body(&format!("release {outcome:?}"), outcome);
     }
     vectors.body("from server Absent, seen", FromServer::Absent { request: 1, last_seen: Some(86_400) });
     for why in [NameRefusal::Owned, NameRefusal::Malformed, NameRefusal::Full, NameRefusal::Taken] {

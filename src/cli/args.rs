@@ -87,6 +87,8 @@ pub(crate) enum Command {
     /// Examine this computer's NAT, and with a NAME the way to that host: exit code 0 where direct
     /// connections are possible
     Doctor(DoctorArgs),
+    /// Give a name up that this computer's key has registered: anybody may have it then
+    Release(ReleaseArgs),
     /// Print this computer's public key
     Key,
     /// Show how it stands with what runs on this computer
@@ -135,6 +137,18 @@ pub(crate) struct RendezvousArgs {
     /// Directory for the names and the server's key
     #[arg(long, env = "PUNCHTUNNEL_DATA", value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+    /// Names that are remembered, at most [default: 100000]
+    #[arg(long, env = "PUNCHTUNNEL_MAX_NAMES", value_name = "COUNT")]
+    pub(crate) max_names: Option<usize>,
+    /// Names of one key, at most [default: 16]
+    #[arg(long, env = "PUNCHTUNNEL_NAMES_PER_KEY", value_name = "COUNT")]
+    pub(crate) names_per_key: Option<usize>,
+    /// A name that nobody registers for so long belongs to nobody any more [default: 90days]
+    #[arg(long, env = "PUNCHTUNNEL_NAME_TTL", value_name = "TIME")]
+    pub(crate) name_ttl: Option<Span>,
+    /// Serve only hosts and clients whose key is in this file, a line each: KEY [comment]; SIGHUP reads it again
+    #[arg(long, env = "PUNCHTUNNEL_ALLOW_KEYS", value_name = "FILE")]
+    pub(crate) allow_keys: Option<PathBuf>,
 }
 
 /// `expose`
@@ -265,6 +279,16 @@ pub(crate) enum HostsAction {
         /// Its name, or NAME@HOST:PORT for one server only
         name: String,
     },
+}
+
+/// `release`
+#[derive(Debug, Args)]
+pub(crate) struct ReleaseArgs {
+    /// The name, as in expose --as
+    pub(crate) name: Name,
+    /// Servers.
+    #[command(flatten)]
+    pub(crate) servers: ServerArgs,
 }
 
 /// `status`

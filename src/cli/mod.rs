@@ -19,6 +19,7 @@ mod memory;
 mod narrate;
 mod output;
 mod patience;
+mod release;
 mod rendezvous;
 mod report;
 mod servers;
@@ -78,6 +79,7 @@ fn execute(command: Command, place: Result<Place, Error>, output: &Output) -> Re
         Command::Invite(args) => invite::run(args, place, output),
         Command::Clients(args) => clients::run(args, place, output),
         Command::Hosts(args) => hosts::run(args, place, output),
+        Command::Release(args) => drive(release::run(args, place, output)),
         Command::Key => key::run(place),
         #[cfg(unix)]
         Command::Status(args) => drive(status::run(args, place)),

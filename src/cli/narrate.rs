@@ -13,7 +13,7 @@ use punchtunnel::{
     secure::PublicKey,
     wire::{
         peer::Goodbye,
-        server::{Decline, NameRefusal, RequestRefusal},
+        server::{Decline, NameRefusal, Release, RequestRefusal},
     },
 };
 
@@ -130,6 +130,10 @@ impl Narrator {
             Event::ServerVersion { theirs } => {
                 Telling::Fatal(ConfigError::Version { server: server.clone(), theirs: *theirs }.into())
             }
+            Event::ServerPrivate => {
+                Telling::Fatal(ConfigError::ServerPrivate { server: server.clone(), key: self.key }.into())
+            }
+            Event::Released(outcome) => self.released(*outcome),
             Event::Registered => Telling::Line(format!("registered as \"{name}\" at {server}")),
             Event::NotRegistered(why) => self.not_registered(*why),
             Event::Waiting { last_seen: ago } => {
@@ -211,7 +215,13 @@ impl Narrator {
     /// The event is fatal at the beginning only: once there is a connection, or a registration, it is better
     /// to go on without the server than to end what works. (Anybody on the way can name a wrong key.)
     pub(crate) fn is_about_server(event: &Event) -> bool {
-        matches!(event, Event::ServerKeyChanged { .. } | Event::ServerVersion { .. } | Event::NotKept(_))
+        matches!(
+            event,
+            Event::ServerKeyChanged { .. }
+                | Event::ServerVersion { .. }
+                | Event::ServerPrivate
+                | Event::NotKept(_)
+        )
     }
 
     /// What goes in front of what happens to one of several clients; empty for a client, which has one
@@ -308,6 +318,21 @@ impl Narrator {
             NameRefusal::Full => ConfigError::NameFull { name, server }.into(),
             NameRefusal::Malformed => Error::Internal(format!("{server} does not take the name {name}")),
         })
+    }
+
+    fn released(&self, outcome: Release) -> Telling {
+        let Narrator { name, server, .. } = self;
+        let why = match outcome {
+            Release::Done => {
+                return Telling::Line(format!("\"{name}\" belongs to nobody at {server} any more"));
+            }
+            Release::Owned => "it belongs to another key; give it up on the computer that has registered it",
+            Release::Held => {
+                "it is registered now; stop the \"punchtunnel expose\" that holds it, and try again"
+            }
+            Release::Unknown => "it belongs to nobody there",
+        };
+        Telling::Fatal(ConfigError::NotReleased { name: name.clone(), server: server.clone(), why }.into())
     }
 
     fn declined(&self, why: Decline) -> Error {

@@ -7,7 +7,7 @@ use punchtunnel::{
     ConfigError, Error,
     endpoint::Event,
     identity::{Pinned, ServerName, Trust},
-    net::{ClientBuilder, DoctorBuilder, HostBuilder},
+    net::{ClientBuilder, DoctorBuilder, HostBuilder, OwnerBuilder},
     punch::Effort,
     secure::PublicKey,
     session::{LEAST_DEAD_AFTER, MOST_DEAD_AFTER},
@@ -215,3 +215,4 @@ macro_rules! server_settings {
 server_settings!(HostBuilder);
 server_settings!(ClientBuilder);
 server_settings!(DoctorBuilder);
+server_settings!(OwnerBuilder);

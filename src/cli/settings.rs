@@ -18,7 +18,7 @@ use super::{
 };
 
 /// Keys of the configuration file, as the options of the same name.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 25] = [
     "rendezvous",
     "probe-server",
     "dead-after",
@@ -29,6 +29,10 @@ const KEYS: [&str; 21] = [
     "listen",
     "probe-port",
     "data",
+    "max-names",
+    "names-per-key",
+    "name-ttl",
+    "allow-keys",
     "services",
     "as",
     "allow",

@@ -1,8 +1,8 @@
 //! Being told to stop.
 
-use std::{process, time::Duration};
+use std::{process, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// How often the server's name is looked up again while it has no address: a computer that has just
 /// started is often online a few seconds later.
@@ -15,6 +15,7 @@ pub(crate) const LOOK_UP_AGAIN: Duration = Duration::from_secs(5);
 /// gone for a day. Whoever is told a second time ends at once, whatever it is waiting for.
 pub(crate) struct Stop {
     told: watch::Receiver<bool>,
+    reloads: Arc<Notify>,
 }
 
 /// What SIGHUP means.
@@ -24,21 +25,38 @@ pub(crate) enum Hangup {
     Stops,
     /// The same, except under `nohup`, as far as that can be seen.
     StopsUnlessIgnored,
+    /// What servers do: something is to be read again.
+    Reloads,
 }
 
 impl Stop {
     /// Needs a runtime.
     pub(crate) fn listen(hangup: Hangup) -> Stop {
         let (tell, told) = watch::channel(false);
+        let reloads = Arc::new(Notify::new());
         // Signals are caught from here on, and not only once the task runs.
-        let mut signals = Signals::catch(hangup == Hangup::Stops || hangup_stops());
+        let mut signals = Signals::catch(match hangup {
+            Hangup::Stops => true,
+            Hangup::StopsUnlessIgnored => hangup_stops(),
+            Hangup::Reloads => false,
+        });
+        #[cfg(unix)]
+        if hangup == Hangup::Reloads {
+            pass_on(reloads.clone());
+        }
         tokio::spawn(async move {
             signals.next().await;
             tell.send_replace(true);
             signals.next_order().await;
             process::exit(1);
         });
-        Stop { told }
+        Stop { told, reloads }
+    }
+
+    /// Tells each time that something is to be read again, where SIGHUP means that; several at once count
+    /// as one.
+    pub(crate) fn reloads(&self) -> Arc<Notify> {
+        self.reloads.clone()
     }
 
     /// Ready once the program has been told to stop, and from then on.
@@ -59,6 +77,19 @@ fn hangup_stops() -> bool {
     };
     // Where there is no such file, SIGHUP does what it always does.
     std::fs::read_to_string("/proc/self/status").is_ok_and(|status| is_ignored(&status) == Some(false))
+}
+
+/// From SIGHUP, for ever.
+#[cfg(unix)]
+fn pass_on(reloads: Arc<Notify>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    // It fails only where the signal cannot be caught.
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            reloads.notify_one();
+        }
+    });
 }
 
 #[cfg(unix)]

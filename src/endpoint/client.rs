@@ -78,7 +78,7 @@ impl Endpoint {
     fn asking(&mut self) -> Option<&mut Asking> {
         match &mut self.part {
             Part::Client(asking) => Some(asking),
-            Part::Host(_) => None,
+            Part::Host(_) | Part::Owner(_) => None,
         }
     }
 
@@ -336,6 +336,7 @@ impl Endpoint {
                 early.into_iter().chain(probes).chain(self.next_ask()).min()
             }
             Part::Host(host) => host.poll_timeout(),
+            Part::Owner(_) => None,
         }
     }
 

@@ -8,7 +8,7 @@ use crate::{
     secure::PublicKey,
     wire::{
         peer::RoundId,
-        server::{Decline, NameRefusal, RequestRefusal},
+        server::{Decline, NameRefusal, Release, RequestRefusal},
     },
 };
 
@@ -41,6 +41,10 @@ pub enum Event {
         /// Its version.
         theirs: u8,
     },
+    /// The server serves other keys than this one's only; it is asked on, at long intervals.
+    ServerPrivate,
+    /// What came of giving the name up.
+    Released(Release),
     /// The name is registered.
     Registered,
     /// The name cannot be registered.

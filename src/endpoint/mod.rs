@@ -97,6 +97,8 @@ pub struct Endpoint {
 enum Part {
     Host(host::Host),
     Client(Box<client::Asking>),
+    /// Gives this name up.
+    Owner(String),
 }
 
 impl Endpoint {
@@ -113,6 +115,7 @@ impl Endpoint {
         let is_host = matches!(role, Role::Host { .. });
         let part = match role {
             Role::Host { name } => Part::Host(host::Host::new(name)),
+            Role::Owner { name } => Part::Owner(name),
             Role::Client { name, host_key, invite } => {
                 Part::Client(Box::new(client::Asking::new(name, host_key, invite)))
             }
@@ -283,6 +286,7 @@ impl Endpoint {
         match self.part {
             Part::Host(_) => self.advance_host(now),
             Part::Client(_) => self.advance_client(now),
+            Part::Owner(_) => {}
         }
     }
 

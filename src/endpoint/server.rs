@@ -31,6 +31,7 @@ impl Endpoint {
                 ClientEvent::Version { theirs } => {
                     self.out.push_back(Output::Event(Event::ServerVersion { theirs }));
                 }
+                ClientEvent::Private => self.out.push_back(Output::Event(Event::ServerPrivate)),
                 ClientEvent::Moved { observed, .. } => self.examine(server, observed),
                 // One address family is enough: many networks have no IPv6.
                 ClientEvent::Silent { .. } if self.reached_over().is_some() => {}
@@ -39,7 +40,7 @@ impl Endpoint {
                 }
                 ClientEvent::Renewed => match self.part {
                     _ if self.stopping => {}
-                    Part::Host(_) => self.introduce_self(now, server),
+                    Part::Host(_) | Part::Owner(_) => self.introduce_self(now, server),
                     Part::Client(_) => self.ask_anew(now, server),
                 },
                 ClientEvent::Lost => {
@@ -47,7 +48,7 @@ impl Endpoint {
                     self.unregistered(server);
                     match self.part {
                         _ if self.stopping => {}
-                        Part::Host(_) => self.introduce_self(now, server),
+                        Part::Host(_) | Part::Owner(_) => self.introduce_self(now, server),
                         Part::Client(_) => self.ask_again(now, server),
                     }
                 }
@@ -67,6 +68,11 @@ impl Endpoint {
             other => match self.part {
                 Part::Host(_) => self.host_message(now, server, other),
                 Part::Client(_) => self.client_message(now, server, other),
+                Part::Owner(_) => {
+                    if let FromServer::Released { outcome, .. } = other {
+                        self.out.push_back(Output::Event(Event::Released(outcome)));
+                    }
+                }
             },
         }
     }
@@ -87,6 +93,10 @@ impl Endpoint {
                 self.tell(now, server, ToServer::Register { name });
             }
             Part::Client(_) => self.ask(now, server),
+            Part::Owner(name) => {
+                let name = name.clone();
+                self.tell(now, server, ToServer::Release { name });
+            }
         }
     }
 

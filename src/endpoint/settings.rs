@@ -46,6 +46,11 @@ pub enum Role {
         /// The name.
         name: String,
     },
+    /// `release`: gives a name up, and does nothing else.
+    Owner {
+        /// The name.
+        name: String,
+    },
     /// `connect`: asks for one host.
     Client {
         /// The host's name.

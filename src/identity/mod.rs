@@ -38,7 +38,7 @@ pub use key::load_or_create;
 pub use keyed::Entry;
 pub use name::{Name, NameError};
 pub use server::ServerName;
-pub use trust::{Pinned, Trust};
+pub use trust::{Pinned, Trust, listed_keys};
 pub use worked::{Network, Worked};
 
 /// What can be wrong with the files of a [`Home`].

@@ -29,6 +29,18 @@ pub enum Pinned {
     Known,
 }
 
+/// The keys of a file with a line each, `KEY [comment]`, that is not one of a [`Home`]'s. Unlike those it
+/// has to be there.
+///
+/// # Errors
+/// A file that is not there, cannot be read, or has a malformed line.
+pub fn listed_keys(path: &Path) -> Result<impl Iterator<Item = PublicKey> + use<>, IdentityError> {
+    if let Err(source) = path.metadata() {
+        return Err(IdentityError::Io { operation: "read", path: path.into(), source });
+    }
+    Ok(keyed::read_clients(path)?.into_iter().map(|entry| entry.key))
+}
+
 impl Trust {
     /// From the files of `home`.
     pub fn new(home: Home) -> Trust {

@@ -10,7 +10,7 @@ pub fn describe(prediction: &Prediction, punch_ports: &[u16]) -> String {
     match &prediction.model {
         Model::Fixed { ports } => fixed(ports, punch_ports, prediction.mapping),
         Model::Progression(counter) => progression(counter),
-        Model::Band { low, high, size, .. } if high - low == size - 1 => {
+        Model::Band { low, high, size, .. } if u32::from(*low) + u32::from(*size) == u32::from(*high) + 1 => {
             format!("draws ports at random out of its block of {size} ({low} to {high})")
         }
         Model::Band { low, high, .. } => format!("draws ports at random between about {low} and {high}"),

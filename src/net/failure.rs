@@ -34,6 +34,7 @@ pub(super) struct Asked {
 pub(super) enum Failure {
     ServerKeyChanged { found: PublicKey },
     Version { theirs: u8 },
+    ServerPrivate,
     ServerSilent { since: Duration },
     NotThere { last_seen: Option<Duration> },
     NotKept(RequestRefusal),
@@ -52,6 +53,7 @@ impl Failure {
                 ConfigError::ServerKeyChanged { server, found, pinned: None }.into()
             }
             Failure::Version { theirs } => ConfigError::Version { server, theirs }.into(),
+            Failure::ServerPrivate => ConfigError::ServerPrivate { server, key: asked.key }.into(),
             Failure::ServerSilent { since } => NetworkError::ServerSilent { server, since }.into(),
             Failure::NotThere { last_seen } => {
                 let waited = asked.wait.unwrap_or_default();
@@ -135,7 +137,8 @@ impl Watcher {
             E::ServerReached { .. } => seen.deadline = None,
             // With a connection, it goes on for as long as that lasts: somebody on the way to the server
             // must not be able to end it.
-            E::ServerKeyChanged { .. } | E::ServerVersion { .. } | E::NotKept(_) if seen.connected => {}
+            E::ServerKeyChanged { .. } | E::ServerVersion { .. } | E::ServerPrivate | E::NotKept(_)
+                if seen.connected => {}
             E::ServerKeyChanged { found } => return Some(Failure::ServerKeyChanged { found }),
             E::ServerVersion { theirs } => return Some(Failure::Version { theirs }),
             // From then on how long a session lives without a link is what counts.
@@ -143,6 +146,7 @@ impl Watcher {
             E::Waiting { last_seen } => {
                 seen.deadline = self.wait.and_then(|wait| after(wait, Failure::NotThere { last_seen }));
             }
+            E::ServerPrivate => return Some(Failure::ServerPrivate),
             E::NotKept(why) => return Some(Failure::NotKept(why)),
             E::Introduced { .. } => seen.deadline = None,
             E::Declined(why) => return Some(Failure::Declined(why)),

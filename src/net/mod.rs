@@ -10,7 +10,7 @@
 //! | `tunnel`, `link` | a [`Session`](crate::session::Session) and the connection under it |
 //! | `stream`, `forward` | streams, and TCP connections that lead to and from them |
 //! | `status` | what people and programs ask: how does it stand? |
-//! | `host`, `client`, `server` | what a program runs |
+//! | `host`, `client`, `owner`, `server` | what a program runs |
 //! | `doctor` | what this machine's NAT does, asked for its own sake |
 //!
 //! Locks are held for computing, never across an await. Every channel is bounded, and the tasks that
@@ -29,6 +29,7 @@ mod host;
 mod lan;
 mod limits;
 mod link;
+mod owner;
 mod ports;
 mod server;
 mod setup;
@@ -46,6 +47,7 @@ pub use self::{
     event::{Event, Events},
     forward::{LocalPort, carry_pipes},
     host::{Host, HostBuilder, Incoming},
+    owner::{Owner, OwnerBuilder},
     server::{Server, ServerBuilder},
     setup::generate_key,
     status::{LinkStatus, Monitor, ServerStatus, SessionStatus, Status},

@@ -276,6 +276,8 @@ impl Book {
             | Step::PeerNatFound { .. }
             | Step::ServerKeyChanged { .. }
             | Step::ServerVersion { .. }
+            | Step::ServerPrivate
+            | Step::Released(_)
             | Step::NotKept(_)
             | Step::Declined(_)
             | Step::NotProved

@@ -107,6 +107,12 @@ impl Associations {
         (self.by_index.len(), self.nodes.len())
     }
 
+    /// All of them, with the keys of their clients.
+    pub(super) fn keys(&self) -> impl Iterator<Item = (u32, PublicKey)> {
+        let key = |association: &Association| Some(self.nodes.get(&association.node)?.name.0);
+        self.by_index.iter().filter_map(move |(index, association)| Some((*index, key(association)?)))
+    }
+
     /// How many began at that source.
     pub(super) fn count_from(&self, source: Prefix) -> usize {
         self.by_source.get(&source).copied().unwrap_or(0)

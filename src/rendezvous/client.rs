@@ -110,6 +110,8 @@ pub enum ClientEvent {
         /// Its version.
         theirs: u8,
     },
+    /// The server serves other keys only. It is asked on, at long intervals.
+    Private,
     /// There was no answer for so long; it is tried on.
     Silent {
         /// For how long.
@@ -137,7 +139,8 @@ pub struct Client {
     out: VecDeque<(Path, Vec<u8>)>,
     events: VecDeque<ClientEvent>,
     named: Option<PublicKey>,
-    version: Option<u8>,
+    /// The last refusal that was told, and the server's version in it.
+    refused: Option<(Refusal, u8)>,
     round_trip: Option<Duration>,
 }
 
@@ -193,7 +196,7 @@ impl Client {
             out: VecDeque::new(),
             events: VecDeque::new(),
             named: None,
-            version: None,
+            refused: None,
             round_trip: None,
         };
         client.begin(now);
@@ -394,6 +397,7 @@ impl Client {
             unanswered: 0,
             unanswered_since: None,
         });
+        self.refused = None;
         let first_contact = self.pinned.replace(server_key).is_none();
         let (observed, udp) = (hello.observed, hello.udp);
         if self.silence.take().is_some() {
@@ -456,11 +460,16 @@ impl Client {
                     self.lose(now);
                 }
             }
-            Refusal::Version | Refusal::Busy => {
+            Refusal::Version | Refusal::Busy | Refusal::Private => {
                 let Some(attempt) = self.attempt.as_mut().filter(|a| a.local == index) else { return };
                 attempt.slow_down(now);
-                if reason == Refusal::Version && self.version.replace(version) != Some(version) {
-                    self.events.push_back(ClientEvent::Version { theirs: version });
+                let event = match reason {
+                    Refusal::Version => ClientEvent::Version { theirs: version },
+                    Refusal::Private => ClientEvent::Private,
+                    Refusal::Busy | Refusal::Unknown => return,
+                };
+                if self.refused.replace((reason, version)) != Some((reason, version)) {
+                    self.events.push_back(event);
                 }
             }
         }

@@ -133,6 +133,11 @@ impl Directory {
         match message {
             ToServer::Register { name } => self.register(at, node, name),
             ToServer::Unregister => self.unregister(at.unix_secs, node),
+            ToServer::Release { name } => {
+                let Some(key) = self.nodes.get(&node).map(|n| n.key) else { return };
+                let outcome = self.names.give_up(&name, key);
+                self.say(at.back_to(node), FromServer::Released { name, outcome });
+            }
             ToServer::Find { request, name } => self.want(at, node, request, name, None),
             ToServer::Introduce { request, name, hello } => self.want(at, node, request, name, Some(hello)),
             ToServer::Cancel { request } => self.cancel(Side { node, number: request }),

@@ -13,9 +13,8 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// more. They are no longer than what the relations hold anyway.
 pub(super) const MAX_BACKLOG: usize = 1_024;
 
-/// Owned names are given up only where the table is full, and only after this long out of sight
-/// (seconds): 90 days.
-pub(super) const FORGET_NAME_AFTER: u64 = 90 * 24 * 3600;
+/// How often names that are held are noted as seen, and names that were not for too long are given up.
+pub(super) const TEND_NAMES_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 /// Bounds of a server. The defaults are meant for one small machine: full tables take some hundred
 /// megabytes, full rates about half of one core.
@@ -30,6 +29,9 @@ pub struct Limits {
     pub names: usize,
     /// Names that belong to one key.
     pub names_per_key: usize,
+    /// A name that nobody has held for so long belongs to nobody any more. Far above the day in which
+    /// names that are held are noted.
+    pub name_ttl: Duration,
     /// New names from one source, an hour; as many at once.
     pub new_names_per_source: u32,
     /// Requests that wait for a name, in all.
@@ -62,6 +64,7 @@ impl Default for Limits {
             associations_per_source: 1_024,
             names: 100_000,
             names_per_key: 16,
+            name_ttl: Duration::from_secs(90 * 24 * 3600),
             new_names_per_source: 32,
             requests: 16_384,
             requests_per_client: 16,

@@ -1,18 +1,22 @@
 //! Which name belongs to which key, and who holds it now.
 //!
-//! A name belongs to the key that first registered it, for as long as the server remembers it
-//! ([`Store`] is what the driver writes to disk). It is *held* by one run of a program that has the key.
+//! A name belongs to the key that first registered it ([`Store`] is what the driver writes to disk), until
+//! that key gives it up or [`Limits::name_ttl`] has passed without anybody holding it. It is *held* by one
+//! run of a program that has the key.
 
 use std::{collections::BTreeMap, collections::BTreeSet, time::Duration, time::Instant};
 
 use super::{
     directory::NodeRef,
-    limits::{FORGET_NAME_AFTER, Limits},
+    limits::Limits,
     rates::{Prefix, Rate, Rates},
 };
 use crate::{
     secure::PublicKey,
-    wire::{MAX_NAME, server::NameRefusal},
+    wire::{
+        MAX_NAME,
+        server::{NameRefusal, Release},
+    },
 };
 
 /// What is to be written to disk.
@@ -27,7 +31,7 @@ pub enum Store {
         /// When it was last registered, seconds since 1970.
         last_seen: u64,
     },
-    /// Forget the name: it was out of sight for long, and the room is needed.
+    /// Forget the name: it was given up, or nobody has held it for too long.
     Forget {
         /// The name.
         name: String,
@@ -51,6 +55,8 @@ pub(super) struct Names {
     new_names: Rates,
     most: usize,
     most_per_key: usize,
+    /// Seconds.
+    ttl: u64,
 }
 
 struct Owner {
@@ -58,6 +64,13 @@ struct Owner {
     /// Seconds since 1970.
     last_seen: u64,
     holder: Option<NodeRef>,
+}
+
+impl Owner {
+    /// Nobody has held the name for so long that it belongs to nobody any more.
+    fn is_over(&self, unix_secs: u64, ttl: u64) -> bool {
+        self.holder.is_none() && unix_secs.saturating_sub(self.last_seen) >= ttl
+    }
 }
 
 impl Names {
@@ -77,6 +90,7 @@ impl Names {
             new_names: Rates::new(now, rate, limits.sources),
             most: limits.names,
             most_per_key: limits.names_per_key,
+            ttl: limits.name_ttl.as_secs(),
         };
         for (name, key, last_seen) in stored.into_iter().filter(|(name, ..)| is_name(name)).take(limits.names)
         {
@@ -100,6 +114,9 @@ impl Names {
         if !is_name(name) {
             return Err(NameRefusal::Malformed);
         }
+        if self.owners.get(name).is_some_and(|owner| owner.key != key && owner.is_over(unix_secs, self.ttl)) {
+            self.forget(name);
+        }
         if let Some(owner) = self.owners.get_mut(name) {
             if owner.key != key {
                 return Err(NameRefusal::Owned);
@@ -115,13 +132,26 @@ impl Names {
         if owned >= self.most_per_key || !self.new_names.take(now, source) {
             return Err(NameRefusal::Full);
         }
-        if self.owners.len() >= self.most && !self.forget_one(unix_secs) {
+        if self.owners.len() >= self.most && !self.forget_what_is_over(unix_secs) {
             return Err(NameRefusal::Full);
         }
         self.owners.insert(name.into(), Owner { key, last_seen: unix_secs, holder: Some(node) });
         self.owned.insert(key, owned + 1);
         self.changed.insert(name.into());
         Ok(None)
+    }
+
+    /// The key gives the name up for good.
+    pub(super) fn give_up(&mut self, name: &str, key: PublicKey) -> Release {
+        match self.owners.get(name) {
+            None => Release::Unknown,
+            Some(owner) if owner.key != key => Release::Owned,
+            Some(Owner { holder: Some(_), .. }) => Release::Held,
+            Some(Owner { holder: None, .. }) => {
+                self.forget(name);
+                Release::Done
+            }
+        }
     }
 
     /// `node` does not hold the name any more.
@@ -138,9 +168,17 @@ impl Names {
         self.owners.get(name)?.holder
     }
 
-    /// Seconds since the name was last held; `None` if it never was.
+    /// Seconds since the name was last held; `None` if it belongs to nobody.
     pub(super) fn unseen_for(&self, unix_secs: u64, name: &str) -> Option<u64> {
-        Some(unix_secs.saturating_sub(self.owners.get(name)?.last_seen))
+        let owner = self.owners.get(name).filter(|owner| !owner.is_over(unix_secs, self.ttl))?;
+        Some(unix_secs.saturating_sub(owner.last_seen))
+    }
+
+    /// To be called daily: what is held was seen now, in case that the next thing is a crash, and what was
+    /// out of sight for too long is given up.
+    pub(super) fn tend(&mut self, unix_secs: u64) {
+        self.seen(unix_secs);
+        self.forget_what_is_over(unix_secs);
     }
 
     /// All names that are held were seen now: the server is about to stop.
@@ -165,26 +203,24 @@ impl Names {
         self.owners.len()
     }
 
-    /// Gives up the name that is out of sight longest, if that is long enough. Looks at every name, which
+    /// Gives up what belongs to nobody any more; whether there was anything. Looks at every name, which
     /// [`Limits::new_names_per_source`] keeps rare.
-    fn forget_one(&mut self, unix_secs: u64) -> bool {
-        let oldest = self
-            .owners
-            .iter()
-            .filter(|(_, owner)| owner.holder.is_none())
-            .filter(|(_, owner)| unix_secs.saturating_sub(owner.last_seen) >= FORGET_NAME_AFTER)
-            .min_by_key(|(_, owner)| owner.last_seen)
-            .map(|(name, owner)| (name.clone(), owner.key));
-        let Some((name, key)) = oldest else { return false };
-        self.owners.remove(&name);
+    fn forget_what_is_over(&mut self, unix_secs: u64) -> bool {
+        let over = self.owners.iter().filter(|(_, owner)| owner.is_over(unix_secs, self.ttl));
+        let over: Vec<String> = over.map(|(name, _)| name.clone()).collect();
+        over.iter().for_each(|name| self.forget(name));
+        !over.is_empty()
+    }
+
+    fn forget(&mut self, name: &str) {
+        let Some(Owner { key, .. }) = self.owners.remove(name) else { return };
         if let Some(count) = self.owned.get_mut(&key) {
             *count -= 1;
             if *count == 0 {
                 self.owned.remove(&key);
             }
         }
-        self.changed.insert(name);
-        true
+        self.changed.insert(name.into());
     }
 }
 
@@ -255,6 +291,46 @@ mod tests {
         assert_eq!(slow.claim(start(), 0, HERE, "a", ALICE, NodeRef(1)), Ok(None));
         assert_eq!(slow.claim(start(), 0, HERE, "b", BOB, NodeRef(2)), Err(NameRefusal::Full));
         assert_eq!(slow.claim(start(), 0, Prefix::V4(9), "b", BOB, NodeRef(2)), Ok(None));
+    }
+
+    #[test]
+    fn a_name_that_nobody_held_for_its_time_belongs_to_nobody() {
+        let ttl = Limits::default().name_ttl.as_secs();
+        let mut names = names(Limits::default());
+        let _ = names.claim(start(), 10, HERE, "box", ALICE, NodeRef(1));
+        assert_eq!(names.claim(start(), 10 + YEAR, HERE, "box", BOB, NodeRef(2)), Err(NameRefusal::Owned));
+        names.tend(YEAR);
+        names.release(YEAR, "box", NodeRef(1));
+        let just_before = names.claim(start(), YEAR + ttl - 1, HERE, "box", BOB, NodeRef(2));
+        assert_eq!(just_before, Err(NameRefusal::Owned));
+        assert_eq!(names.unseen_for(YEAR + ttl, "box"), None);
+        assert_eq!(names.claim(start(), YEAR + ttl, HERE, "box", BOB, NodeRef(2)), Ok(None));
+        assert_eq!(names.owned, BTreeMap::from([(BOB, 1)]));
+    }
+
+    #[test]
+    fn a_name_that_is_held_outlives_a_crash_however_long_it_was_held() {
+        let mut before = names(Limits::default());
+        let _ = before.claim(start(), 10, HERE, "box", ALICE, NodeRef(1));
+        before.tend(YEAR);
+        let stored = std::iter::from_fn(|| before.poll_store()).last();
+        let Some(Store::Put { name, key, last_seen }) = stored else { panic!("{stored:?}") };
+        let mut after = Names::new(start(), &Limits::default(), [(name, key, last_seen)]);
+        after.tend(YEAR + 60);
+        assert_eq!(after.claim(start(), YEAR + 60, HERE, "box", BOB, NodeRef(1)), Err(NameRefusal::Owned));
+    }
+
+    #[test]
+    fn only_its_key_gives_a_name_up_and_not_while_it_is_held() {
+        let mut names = names(Limits::default());
+        assert_eq!(names.give_up("box", ALICE), Release::Unknown);
+        let _ = names.claim(start(), 10, HERE, "box", ALICE, NodeRef(1));
+        assert_eq!(names.give_up("box", ALICE), Release::Held);
+        names.release(20, "box", NodeRef(1));
+        assert_eq!(names.give_up("box", BOB), Release::Owned);
+        assert_eq!(names.give_up("box", ALICE), Release::Done);
+        assert_eq!(names.poll_store(), Some(Store::Forget { name: "box".into() }));
+        assert_eq!(names.claim(start(), 30, HERE, "box", BOB, NodeRef(2)), Ok(None));
     }
 
     #[test]

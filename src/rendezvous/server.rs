@@ -7,7 +7,10 @@
 //! the sender has shown that it receives where it sends from: at first by the cookie in INIT, and by the
 //! proof in Ping when its datagrams begin to come from another UDP address.
 
-use std::{collections::VecDeque, time::Instant};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Instant,
+};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
@@ -16,7 +19,7 @@ use super::{
     associations::{Associations, NodeName},
     cookie::Cookies,
     directory::Directory,
-    limits::ASSOCIATION_TIMEOUT,
+    limits::{ASSOCIATION_TIMEOUT, TEND_NAMES_EVERY},
     names::Names,
     rates::{Bucket, Rate, Rates},
     spent::{Spent, fingerprint},
@@ -63,6 +66,9 @@ pub struct Server {
     hellos: (Bucket, Rates),
     inits: (Bucket, Rates),
     spent: Spent,
+    /// Keys that are served; all of them without.
+    allowed: Option<BTreeSet<PublicKey>>,
+    tend_names_at: Instant,
     pub(super) associations: Associations,
     pub(super) directory: Directory,
     pub(super) out: VecDeque<(Source, Vec<u8>)>,
@@ -93,6 +99,8 @@ impl Server {
             hellos: rates(limits.hellos_per_source),
             inits: rates(limits.inits_per_source),
             spent: Spent::default(),
+            allowed: None,
+            tend_names_at: now + TEND_NAMES_EVERY,
             associations: Associations::default(),
             directory: Directory::new(Names::new(now, &limits, owners), limits.clone()),
             out: VecDeque::new(),
@@ -107,6 +115,26 @@ impl Server {
     /// This server's public key.
     pub fn public_key(&self) -> PublicKey {
         self.key.public()
+    }
+
+    /// Serves these keys only, or (`None`) every key. Clients with another one are gone at once.
+    pub fn allow(&mut self, now: Instant, unix_secs: u64, keys: Option<BTreeSet<PublicKey>>) {
+        self.now = now;
+        self.allowed = keys;
+        let unwanted: Vec<u32> = self
+            .associations
+            .keys()
+            .filter(|(_, key)| !self.is_allowed(key))
+            .map(|(index, _)| index)
+            .collect();
+        for index in unwanted {
+            self.remove(unix_secs, index);
+        }
+        self.deliver(unix_secs);
+    }
+
+    fn is_allowed(&self, key: &PublicKey) -> bool {
+        self.allowed.as_ref().is_none_or(|keys| keys.contains(key))
     }
 
     /// A datagram came. `unix_secs` is the time of day, seconds since 1970, for what is stored.
@@ -143,6 +171,10 @@ impl Server {
                 _ => self.remove(unix_secs, index),
             }
         }
+        if self.tend_names_at <= now {
+            self.tend_names_at = now + TEND_NAMES_EVERY;
+            self.directory.names.tend(unix_secs);
+        }
         self.deliver(unix_secs);
     }
 
@@ -166,7 +198,7 @@ impl Server {
 
     /// When [`handle_timeout`](Self::handle_timeout) is wanted next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.associations.next_alarm()
+        self.associations.next_alarm().into_iter().chain([self.tend_names_at]).min()
     }
 
     /// What it is doing.
@@ -237,6 +269,11 @@ impl Server {
         }
         let (responder, payload) =
             Responder::read(self.rng.random(), &self.key, Purpose::Server, cookie, noise).ok()?;
+        if !self.is_allowed(&responder.remote()) {
+            let private = Packet::Refuse { index: sender, version: VERSION, reason: Refusal::Private };
+            self.out.push_back((from, private.encode()));
+            return Some(());
+        }
         let hello: ClientHello = wire::decode(&payload, MAX_DATAGRAM).ok()?;
         let name: NodeName = (responder.remote(), hello.node);
         let replaced = self.associations.replaced_by(&name, from);

@@ -1,6 +1,7 @@
 //! Names, requests and introductions, seen from outside.
 
 mod association;
+mod private;
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -42,11 +42,13 @@ pub enum Refusal {
     Busy = 2,
     /// The index is not known (the server was restarted, or the association timed out).
     Unknown = 3,
+    /// The server serves other keys only.
+    Private = 4,
 }
 
 impl Refusal {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Version, Self::Busy, Self::Unknown].into_iter().find(|r| *r as u8 == byte)
+        [Self::Version, Self::Busy, Self::Unknown, Self::Private].into_iter().find(|r| *r as u8 == byte)
     }
 }
 

@@ -47,6 +47,11 @@ pub enum ToServer {
     },
     /// Give the name up for now (a clean stop). The key goes on owning it.
     Unregister,
+    /// Give the name up for good: it belongs to nobody from now on. Answered with `Released`.
+    Release {
+        /// The name.
+        name: String,
+    },
     /// Whose is this name? Answered at once with `Found` or `Absent`, and with `Found` when it appears.
     Find {
         /// Number that the answers carry.
@@ -106,6 +111,13 @@ pub enum FromServer {
     NotRegistered {
         /// Why.
         why: NameRefusal,
+    },
+    /// Answer to `Release`.
+    Released {
+        /// From `Release`.
+        name: String,
+        /// What came of it.
+        outcome: Release,
     },
     /// The key that owns the name and is registered now.
     Found {
@@ -186,6 +198,19 @@ pub enum NameRefusal {
     /// Another run of the same key has registered it: the newest wins. The older one is told once and
     /// must not register again by itself, so that two runs never take the name from each other forever.
     Taken,
+}
+
+/// What came of giving a name up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Release {
+    /// It belongs to nobody any more.
+    Done,
+    /// It belongs to another key.
+    Owned,
+    /// A run of this key holds it now, and would go on doing so.
+    Held,
+    /// It belongs to nobody.
+    Unknown,
 }
 
 /// Why a request was not kept.

@@ -209,9 +209,14 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start() -> Server {
+        Server::start_with(&[])
+    }
+
+    /// With further options.
+    pub(crate) fn start_with(options: &[&str]) -> Server {
         let home = Home::new();
         let words = ["rendezvous", "--listen", "127.0.0.1:0", "--probe-port", "0"];
-        let mut process = Running::start(home.command(words));
+        let mut process = Running::start(home.command(words.iter().chain(options)));
         let listening = process.line("listening on");
         let probes = process.line("probes are answered on");
         let addresses = |line: &str| -> Vec<String> {
@@ -223,9 +228,12 @@ impl Server {
 
     /// A home whose environment names this server.
     pub(crate) fn home(&self) -> Home {
-        Home::new()
-            .with("PUNCHTUNNEL_RENDEZVOUS", &self.address)
-            .with("PUNCHTUNNEL_PROBE_SERVER", &self.probes)
+        self.settle(&Home::new())
+    }
+
+    /// The same home, whose environment names this server.
+    pub(crate) fn settle(&self, home: &Home) -> Home {
+        home.with("PUNCHTUNNEL_RENDEZVOUS", &self.address).with("PUNCHTUNNEL_PROBE_SERVER", &self.probes)
     }
 }
 

@@ -24,6 +24,47 @@ pub(crate) fn address_in(line: &str) -> String {
 
 #[cfg(unix)]
 #[test]
+fn a_private_server_serves_who_is_on_its_list_and_reads_it_again_when_told() {
+    let (host, client) = (Home::new(), Home::new());
+    let (host_key, client_key) = (host.key(), client.key());
+    host.write("keys", &format!("# ours\n{host_key} home\n"));
+    let list = host.path().join("keys");
+    let mut server = Server::start_with(&["--allow-keys", list.to_str().expect("UTF-8")]);
+    server.process.line("only the 1 key of");
+    let (host, client) = (server.settle(&host), server.settle(&client));
+    let _expose = exposed(&server, &host, &["1", "--allow", &client_key]);
+    let connect = ["connect", "myhost", "--host-key", &host_key, "--stdio"];
+    client.run(connect).failed(1, &["serves only keys that its operator has listed", &client_key]);
+
+    host.write("keys", "no key at all\n");
+    server.process.signal(rustix::process::Signal::HUP);
+    server.process.line("nothing changes: ");
+    host.write("keys", &format!("{host_key}\n{client_key} laptop\n"));
+    server.process.signal(rustix::process::Signal::HUP);
+    server.process.line("only the 2 keys of");
+    // It gets through to the service now, which is not there.
+    client.run(connect).failed(1, &["the service refused the connection"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_name_is_given_up_by_its_key_when_nobody_holds_it() {
+    let server = Server::start();
+    let (host, other) = (server.home(), server.home());
+    let expose = exposed(&server, &host, &["1"]);
+    host.run(["release", "myhost"]).failed(1, &["registered now", "stop the \"punchtunnel expose\""]);
+    expose.terminate();
+    assert_eq!(expose.end().code, 0);
+    other.run(["release", "myhost"]).failed(1, &["belongs to another key"]);
+    let released = host.run(["release", "myhost"]);
+    released.succeeded();
+    assert!(released.err.contains("\"myhost\" belongs to nobody"), "{released:?}");
+    host.run(["release", "myhost"]).failed(1, &["belongs to nobody there"]);
+    let _expose = exposed(&server, &other, &["1"]);
+}
+
+#[cfg(unix)]
+#[test]
 fn the_four_lines_and_an_invite_make_a_tunnel() {
     let server = Server::start();
     let (host, client) = (server.home(), server.home());

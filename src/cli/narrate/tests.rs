@@ -122,6 +122,10 @@ fn every_refusal_says_what_to_do_next() {
         (Event::Declined(Decline::Busy), vec!["too many clients", "later"]),
         (Event::NotProved, vec!["does not prove", "new invite"]),
         (Event::ServerVersion { theirs: 9 }, vec!["version 9", "update"]),
+        (Event::ServerPrivate, vec!["--allow-keys", "have this one added", &key]),
+        (Event::Released(Release::Owned), vec!["another key", "computer that has registered it"]),
+        (Event::Released(Release::Held), vec!["stop the \"punchtunnel expose\""]),
+        (Event::Released(Release::Unknown), vec!["belongs to nobody"]),
         (
             Event::ServerKeyChanged { found: PublicKey([9; 32]) },
             vec!["CHANGED", "remove line 4 of known_servers"],

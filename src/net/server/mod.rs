@@ -5,6 +5,7 @@ mod store;
 mod tcp;
 
 use std::{
+    collections::BTreeSet,
     future::Future,
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -63,6 +64,7 @@ pub struct ServerBuilder {
     data: Option<PathBuf>,
     key: Option<StaticKey>,
     limits: Limits,
+    allowed: Option<BTreeSet<PublicKey>>,
 }
 
 struct Shared {
@@ -91,6 +93,7 @@ impl Server {
             data: None,
             key: None,
             limits: Limits::default(),
+            allowed: None,
         }
     }
 
@@ -113,6 +116,17 @@ impl Server {
     pub fn stats(&self) -> impl Fn() -> Stats + Send + Sync + use<> {
         let shared = self.shared.clone();
         move || shared.lock().server.stats()
+    }
+
+    /// Changes which keys are served, while it [runs](Server::run): these only, or (`None`) every key. Who is
+    /// not served any more is gone at once, for everybody else nothing changes.
+    pub fn allow(&self) -> impl Fn(Option<BTreeSet<PublicKey>>) + Send + Sync + use<> {
+        let shared = self.shared.clone();
+        move |keys| {
+            let mut core = shared.lock();
+            core.server.allow(clock::now(), clock::since_1970().as_secs(), keys);
+            shared.drain(core);
+        }
     }
 
     /// Serves until `stop` is ready; then writes what is to be remembered, and returns.
@@ -176,6 +190,12 @@ impl ServerBuilder {
         self
     }
 
+    /// Serves these keys only, hosts and clients; see [`Server::allow`].
+    pub fn allow(mut self, keys: BTreeSet<PublicKey>) -> Self {
+        self.allowed = Some(keys);
+        self
+    }
+
     /// Opens the data directory and binds the sockets.
     ///
     /// # Errors
@@ -196,7 +216,8 @@ impl ServerBuilder {
         let sockets = Sockets::bind(&self.listen, &self.probe_ports)?;
         let public = key.public();
         let now = clock::now();
-        let server = rendezvous::Server::new(now, clock::seed(), key, self.limits, stored);
+        let mut server = rendezvous::Server::new(now, clock::seed(), key, self.limits, stored);
+        server.allow(now, clock::since_1970().as_secs(), self.allowed);
         let core =
             Mutex::new(Core { server, batches: Batches::new(now), favours: Favours::new(now), writer });
         let addresses = sockets.udp.iter().filter_map(|socket| socket.local_addr().ok()).collect();
