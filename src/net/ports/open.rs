@@ -65,9 +65,9 @@ pub(super) async fn probe(
         }
     };
     report.send(Happened::Probed { ports, number, answer }).await.ok();
-    if let Some(stream) = held {
+    if let Some(mut stream) = held {
         // Nothing more comes on it but its end.
-        stream.readable().await.ok();
+        stream.read(&mut [0]).await.ok();
     }
 }
 
