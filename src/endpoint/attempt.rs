@@ -198,7 +198,7 @@ impl Peer {
         let id = round.id;
         let first = self.worked.or_else(|| hint(env.hints, mine)).filter(|_| self.failures == 0);
         let variant = variant(first.unwrap_or(0), id.round);
-        let (budget, window_ms) = round.agree(now, lead, env.budget);
+        let (budget, window_ms) = round.agree(now, lead, self.line.budget(env.budget));
         let window = Duration::from_millis(window_ms.into());
         let spent = env.nat.held(now);
         let plan = match round.plan(&Terms { initiator: true, round: variant, budget, window, spent }) {
@@ -231,8 +231,9 @@ impl Peer {
     /// The responder's part of giving up: it is not asked to start where there is no plan, and says so
     /// itself.
     pub(super) fn foresee(&mut self, env: &mut Env) {
+        let budget = self.line.budget(env.budget);
         let Some(round) = self.round.as_mut() else { return };
-        if let Some(why) = round.foresee(env.budget) {
+        if let Some(why) = round.foresee(budget) {
             env.out.push_back(Output::Event(Event::Hopeless { peer: self.id, why }));
         }
     }

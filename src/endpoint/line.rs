@@ -14,7 +14,7 @@ use std::{
 
 use crate::{
     channel::{Channel, ChannelError, Full},
-    punch::{ClockFilter, Hole, PingLog, budget, schedule},
+    punch::{Budget, ClockFilter, Hole, PingLog, budget, schedule},
     secure::Psk,
     wire::peer::PeerMessage,
 };
@@ -233,6 +233,12 @@ impl Line {
     /// server says of it does not count, nor what it says itself: either could name somebody else's.
     pub(super) fn proved(&self) -> &[IpAddr] {
         &self.sources
+    }
+
+    /// What a round towards the other side may spend: little while it was never heard directly. It is planned
+    /// with that, so that what is opened are the likeliest ports.
+    pub(super) fn budget(&self, own: Budget) -> Budget {
+        if self.sources.is_empty() { own.agreed(Budget::UNPROVED.openings) } else { own }
     }
 
     /// Round trip over the best path.

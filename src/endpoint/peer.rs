@@ -196,8 +196,9 @@ impl Peer {
             round.conclude(now, env.out);
             round.complete(env.examined);
         }
+        let budget = self.line.budget(env.budget);
         if let Some(round) = &mut self.round
-            && let Some(message) = round.advance(now, self.id, (env.server, env.budget), env.out)
+            && let Some(message) = round.advance(now, self.id, (env.server, budget), env.out)
         {
             if let PeerMessage::Predicted { predictions, .. } = &message {
                 env.examined.measured(now, predictions, env.out);
