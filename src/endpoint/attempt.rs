@@ -184,11 +184,11 @@ impl Peer {
             return;
         };
         if round.end().is_some_and(|end| end <= now) {
-            let (why, ports) = (round.why_failed(), round.ports);
+            let (why, ports) = (round.why_failed(now), round.ports);
             match self.round.as_mut().and_then(Round::take_hopeless) {
                 Some(why) => self.hopeless(now, why, env),
                 None => {
-                    self.tell_tried(ports, env.out);
+                    self.tell_tried(now, ports, env.out);
                     self.round_failed(now, why, env);
                 }
             }
@@ -278,8 +278,9 @@ impl Peer {
     /// The responder's part of giving up: it is not asked to start where there is no plan, and says so
     /// itself.
     pub(super) fn foresee(&mut self, env: &mut Env) {
+        let budget = self.line.budget(env.budget);
         let Some(round) = self.round.as_mut() else { return };
-        if let Some(why) = round.foresee(env.budget) {
+        if let Some(why) = round.foresee(budget) {
             env.out.push_back(Output::Event(Event::Hopeless { peer: self.id, why }));
         }
     }
@@ -288,8 +289,8 @@ impl Peer {
     /// initiator's to begin.
     pub(super) fn round_over(&mut self, now: Instant, env: &mut Env) {
         if let Some(round) = self.round.as_ref().filter(|round| round.at.is_some() && self.link.is_none()) {
-            let (id, why, ports) = (round.id, round.why_failed(), round.ports);
-            self.tell_tried(ports, env.out);
+            let (id, why, ports) = (round.id, round.why_failed(now), round.ports);
+            self.tell_tried(now, ports, env.out);
             let next = Duration::ZERO;
             env.out.push_back(Output::Event(Event::RoundFailed { peer: self.id, id, why, next }));
         }

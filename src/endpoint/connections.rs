@@ -43,10 +43,10 @@ impl Peer {
     }
 
     /// A round is over: tells what it tried.
-    pub(super) fn tell_tried(&mut self, ports: PortsId, out: &mut Outbox) {
+    pub(super) fn tell_tried(&mut self, now: Instant, ports: PortsId, out: &mut Outbox) {
         let peer = self.id;
         let Some(round) = self.rounds_mut().find(|round| round.ports == ports) else { return };
-        if let Some(tried) = round.openings.take_tried() {
+        if let Some(tried) = round.openings.take_tried(now) {
             out.push_back(Output::Event(Event::Tried { peer, id: round.id, tried }));
         }
     }
@@ -122,7 +122,7 @@ impl Peer {
         let (peer, rtt, links) = (self.id, self.line.rtt(now), self.links);
         env.out.push_back(Output::Link { peer, conn, link, surplus });
         env.out.push_back(Output::Event(Event::Connected { peer, remote, lan, took, rtt, links }));
-        self.tell_tried(ports, env.out);
+        self.tell_tried(now, ports, env.out);
         self.keep(now, ports);
     }
 }

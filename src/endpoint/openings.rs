@@ -176,8 +176,8 @@ impl Openings {
         self.dialled.get(number).map(|dialled| (dialled.remote, dialled.lan))
     }
 
-    /// What was tried, without plain connects inside a LAN.
-    pub(super) fn tried(&self) -> Vec<Tried> {
+    /// What has been tried by now, without plain connects inside a LAN.
+    pub(super) fn tried(&self, now: Instant) -> Vec<Tried> {
         let tried = |syn: &Syn| {
             let numbers = if syn.remote.is_ipv4() { &self.numbers.0 } else { &self.numbers.1 };
             let instant = self.instant.unwrap_or(syn.left);
@@ -192,13 +192,13 @@ impl Openings {
                 came: syn.came.map(|(came, at)| (came, at.saturating_duration_since(syn.left))),
             }
         };
-        self.syns.iter().filter(|syn| !syn.lan).map(tried).collect()
+        self.syns.iter().filter(|syn| !syn.lan && syn.left <= now).map(tried).collect()
     }
 
     /// The same, the first time that it is asked for.
-    pub(super) fn take_tried(&mut self) -> Option<Vec<Tried>> {
+    pub(super) fn take_tried(&mut self, now: Instant) -> Option<Vec<Tried>> {
         let is_news = !self.syns.is_empty() && !std::mem::replace(&mut self.told, true);
-        is_news.then(|| self.tried()).filter(|tried| !tried.is_empty())
+        is_news.then(|| self.tried(now)).filter(|tried| !tried.is_empty())
     }
 
     /// What is said about the openings so far is not listened to any more.

@@ -446,9 +446,9 @@ impl Round {
     }
 
     /// Why its openings have brought nothing.
-    pub(super) fn why_failed(&self) -> String {
+    pub(super) fn why_failed(&self, now: Instant) -> String {
         let (mine, theirs) = (self.mine().unwrap_or_default(), self.theirs().unwrap_or_default());
-        reasons::failed(&self.openings.tried(), mine, theirs)
+        reasons::failed(&self.openings.tried(now), mine, theirs)
     }
 
     /// When the round has failed if no link came of it.

@@ -111,8 +111,19 @@ fn cell(side: Side, words: &'static [&'static str]) -> Cell {
         let _server = serve(&vps)?;
         // It ends with code 0: connections are possible.
         let text = laptop.ask(&["doctor", "--rendezvous", &rendezvous(trio.vps.address)])?;
-        ensure(words.iter().all(|word| text.contains(word)), || format!("{words:#?} in\n{text}"))
+        ensure(words.iter().all(|word| text.contains(word)), || format!("{words:#?} in\n{text}"))?;
+        advised(&text)
     })
+}
+
+/// Whatever is not as it should be is followed by what to do.
+fn advised(text: &str) -> Result<()> {
+    let lines: Vec<&str> = text.lines().collect();
+    let bad = |line: &str| line.starts_with("[WARN]") || line.starts_with("[FAIL]");
+    let alone = lines.iter().zip(lines.iter().skip(1).chain([&""]));
+    let alone = alone.filter(|(line, next)| bad(line) && !next.trim_start().starts_with("-> "));
+    let alone: Vec<_> = alone.map(|(line, _)| *line).collect();
+    ensure(alone.is_empty(), || format!("without advice: {alone:#?}"))
 }
 
 fn pair(record: &Record) -> Result<()> {
@@ -149,7 +160,8 @@ fn hopeless(record: &Record) -> Result<()> {
     ];
     ensure(code == 1 && words.iter().all(|word| text.contains(word)), || {
         format!("{code}, {words:#?} in\n{text}")
-    })
+    })?;
+    advised(&text)
 }
 
 fn absent(record: &Record) -> Result<()> {
@@ -161,7 +173,8 @@ fn absent(record: &Record) -> Result<()> {
     let words = ["[WARN] udp:", "[FAIL] tcp: none of 8", "check that \"punchtunnel rendezvous\" runs there"];
     ensure(code == 1 && words.iter().all(|word| text.contains(word)), || {
         format!("{code}, {words:#?} in\n{text}")
-    })
+    })?;
+    advised(&text)
 }
 
 /// The exit code, and what it wrote to its standard output.

@@ -91,8 +91,14 @@ pub(crate) fn all(found: &Examination, effort: Effort) -> Vec<Finding> {
         all.push(Finding::new(Level::Fail, "tcp", says).advise(advice));
         return all;
     };
-    let level = if answered == asked { Level::Ok } else { Level::Warn };
-    all.push(Finding::new(level, "tcp", format!("{answered} of {asked} probes were answered")));
+    let says = format!("{answered} of {asked} probes were answered");
+    all.push(if answered == asked {
+        Finding::new(Level::Ok, "tcp", says)
+    } else {
+        Finding::new(Level::Warn, "tcp", says).advise(
+            "let TCP to the server's port and its probe port (7863) pass; if it does, packets get lost here",
+        )
+    });
     all.push(address(found, prediction));
     all.extend([mapping(prediction), ports(found, prediction), filtering(found, prediction)]);
     all.extend(unsolicited(prediction));
@@ -225,23 +231,25 @@ fn filtering(found: &Examination, prediction: &Prediction) -> Finding {
 
 fn unsolicited(prediction: &Prediction) -> Option<Finding> {
     let moving = !matches!(prediction.model, Model::Fixed { .. });
-    let (level, says) = match prediction.unsolicited {
-        Unsolicited::Dropped => (Level::Ok, "dropped in silence, as it should be"),
-        Unsolicited::Reset if moving => (
-            Level::Warn,
-            "answered with a reset, and each new try gets another port: a SYN that comes early ends the other's try",
-        ),
-        Unsolicited::Reset => {
-            (Level::Warn, "answered with a reset: a SYN that comes early has to be repeated, which is done")
+    let says = match prediction.unsolicited {
+        Unsolicited::Dropped => {
+            let says = "dropped in silence, as it should be";
+            return Some(Finding::new(Level::Ok, "unsolicited SYN", says));
         }
-        Unsolicited::Prohibited => (
-            Level::Warn,
-            "answered with an ICMP error: a SYN that comes early has to be repeated, which is done",
-        ),
+        Unsolicited::Reset if moving => {
+            "answered with a reset, and each new try gets another port: a SYN that comes early ends the other's try"
+        }
+        Unsolicited::Reset => {
+            "answered with a reset: a SYN that comes early has to be repeated, which is done"
+        }
+        Unsolicited::Prohibited => {
+            "answered with an ICMP error: a SYN that comes early has to be repeated, which is done"
+        }
         // What gets in is not answered.
         Unsolicited::Unknown => return None,
     };
-    Some(Finding::new(level, "unsolicited SYN", says))
+    let finding = Finding::new(Level::Warn, "unsolicited SYN", says);
+    Some(finding.advise("if connections fail: have the router's firewall drop (\"stealth\"), not reject"))
 }
 
 /// Why something is not known that the server is asked for.
@@ -292,7 +300,8 @@ fn udp_mapping(found: &Examination, prediction: &Prediction) -> Finding {
                 Level::Warn,
                 about,
                 "not measured: fewer than two ports of the server answered",
-            );
+            )
+            .advise("let UDP pass, as for \"udp\" above; connections are made without it, too");
         }
         Some(mapping) if mapping == prediction.mapping => "as for TCP",
         Some(_) => "unlike TCP",
@@ -309,7 +318,8 @@ fn udp_mapping(found: &Examination, prediction: &Prediction) -> Finding {
             format!(
                 "dependent on the destination, {beside}: negotiations may go through the server, connections not"
             ),
-        ),
+        )
+        .advise("nothing has to be done: that costs a little time at the start"),
     }
 }
 

@@ -172,12 +172,13 @@ impl Outcome {
         let mut all = Vec::new();
         for theirs in &self.attempt.theirs {
             let says = format!("the NAT of \"{name}\", {}, {}", theirs.address, nat::describe(theirs, &[]));
-            let level = if matches!(theirs.model, Model::Random | Model::Band { .. }) {
-                Level::Warn
+            all.push(if matches!(theirs.model, Model::Random | Model::Band { .. }) {
+                Finding::new(Level::Warn, "other side", says).advise(
+                    "a router that keeps ports there, or a port forwarded to --punch-port, changes that",
+                )
             } else {
-                Level::Ok
-            };
-            all.push(Finding::new(level, "other side", says));
+                Finding::new(Level::Ok, "other side", says)
+            });
         }
         if let Some((mine, theirs, percent)) = self.pair(effort) {
             all.push(match plan(mine, theirs, &terms(effort)).verdict {
@@ -194,7 +195,12 @@ impl Outcome {
                         kind(&mine.model),
                         kind(&theirs.model)
                     );
-                    Finding::new(if percent >= 50 { Level::Ok } else { Level::Warn }, "plan", says)
+                    if percent >= 50 {
+                        Finding::new(Level::Ok, "plan", says)
+                    } else {
+                        Finding::new(Level::Warn, "plan", says)
+                            .advise("--punch-effort high on both sides raises that; further rounds follow by themselves")
+                    }
                 }
             });
         }
@@ -216,7 +222,10 @@ impl Outcome {
             }
             (None, why) => {
                 let why = why.as_deref().unwrap_or("the trial was broken off");
-                Finding::new(Level::Fail, "trial", format!("no connection to \"{name}\": {why}"))
+                Finding::new(Level::Fail, "trial", format!("no connection to \"{name}\": {why}")).advise(format!(
+                    "\"punchtunnel -v connect {name}\" goes on trying and shows each SYN; \"punchtunnel doctor\" there shows \
+                     the other side"
+                ))
             }
         });
         all
