@@ -212,7 +212,7 @@ impl Peer {
         let (Some(mine), Some(theirs)) = (round.mine(), round.theirs()) else { return };
         let digest = nat::digest(mine, theirs);
         let id = round.id;
-        let (budget, window_ms) = round.agree(now, lead, env.budget);
+        let (budget, window_ms) = round.agree(now, lead, self.line.budget(env.budget));
         let window = Duration::from_millis(window_ms.into());
         let spent = env.nat.held(now);
         let plan = match round.plan(&Terms { initiator: true, round: id.round, budget, window, spent }) {
@@ -293,8 +293,7 @@ impl Peer {
         let Agreed { id, at, plan } = agreed;
         let kept = self.kept.as_mut().map(|kept| &mut kept.round);
         let Some(round) = self.round.as_mut().filter(|r| r.id == id).or(kept) else { return };
-        let proved = self.line.proved();
-        let openings = round.open(at, plan, env.server, &proved, env.out);
+        let openings = round.open(at, plan, env.server, self.line.proved(), env.out);
         env.nat.made(now, openings);
         env.nat.turn_ends(self.id, at + LATEST);
         let lead = at.saturating_duration_since(now);

@@ -14,7 +14,7 @@ use std::{
 
 use crate::{
     channel::{Channel, ChannelError, Full},
-    punch::{ClockFilter, Hole, PingLog, budget, schedule},
+    punch::{Budget, ClockFilter, Hole, PingLog, budget, schedule},
     secure::Psk,
     wire::peer::PeerMessage,
 };
@@ -25,8 +25,8 @@ const RELAY_PING: Duration = Duration::from_millis(500);
 /// ... up to this: a peer may be away for hours.
 const LONGEST_RELAY_PING: Duration = Duration::from_secs(8);
 
-/// Addresses of the other side that are taken from the server: one for each family. Each datagram goes
-/// to all of them, and the server must not make us a multiplier.
+/// Addresses of the other side that are taken from the server, and such that it was heard from: one for each
+/// family. Each datagram goes to all of the former, and the server must not make us a multiplier.
 const MAX_ADDRESSES: usize = 2;
 
 /// Pings that wait for their pongs. They leave at once; more than this in one datagram is nonsense.
@@ -55,6 +55,8 @@ pub(super) struct Line {
     hole: Hole,
     /// Where it goes directly while the hole is not known to be open.
     candidates: Vec<SocketAddr>,
+    /// Addresses that authentic datagrams came from directly, the newest first.
+    sources: Vec<IpAddr>,
     clock: ClockFilter,
     pings: PingLog,
     /// When to ask again for a sample that has not been answered by any path, and the pause after that.
@@ -87,6 +89,7 @@ impl Line {
             relation: Some(relation),
             hole: Hole::new(now, &[]),
             candidates: Vec::new(),
+            sources: Vec::new(),
             clock: ClockFilter::new(),
             pings: PingLog::new(),
             relay_ping: None,
@@ -122,6 +125,11 @@ impl Line {
     ) -> Result<Vec<PeerMessage>, ChannelError> {
         let received = self.channel.handle(now, counter, sealed)?;
         self.heard = now;
+        if let Some(from) = from {
+            self.sources.retain(|source| *source != from.ip());
+            self.sources.insert(0, from.ip());
+            self.sources.truncate(MAX_ADDRESSES);
+        }
         match from {
             Some(from) => self.hole.handle_authentic(now, from, received.newest),
             None if received.newest => self.hole.suspect(now),
@@ -221,10 +229,16 @@ impl Line {
         self.hole.direct()
     }
 
-    /// Addresses that are the other peer's: the one that its authentic datagrams come from directly, and
-    /// those at which it has answered the server. It cannot name somebody else's.
-    pub(super) fn proved(&self) -> Vec<IpAddr> {
-        self.direct().iter().chain(&self.candidates).map(SocketAddr::ip).collect()
+    /// Addresses that are the other peer's: those that its authentic datagrams came from directly. What the
+    /// server says of it does not count, nor what it says itself: either could name somebody else's.
+    pub(super) fn proved(&self) -> &[IpAddr] {
+        &self.sources
+    }
+
+    /// What a round towards the other side may spend: little while it was never heard directly. It is planned
+    /// with that, so that what is opened are the likeliest ports.
+    pub(super) fn budget(&self, own: Budget) -> Budget {
+        if self.sources.is_empty() { own.agreed(Budget::UNPROVED.openings) } else { own }
     }
 
     /// Round trip over the best path.

@@ -50,6 +50,7 @@ use self::{
     line::{Line, Parcel, Relation},
     nat_use::NatUse,
     peer::{Env, Peer},
+    survey::Means,
 };
 use crate::{
     punch::Budget,
@@ -150,9 +151,10 @@ impl Endpoint {
             Input::Bound { ports, v4, v6, lan } => {
                 if let Some(early) = self.early_round(ports) {
                     let (batch, servers) = (self.rng.random(), &self.probe_servers);
+                    let means = Means { servers, batch, pause: self.nat.pause() };
                     // Only a client has an early round, and it is not in use elsewhere.
                     let mut round = early;
-                    round.bound(now, (v4, v6, lan), servers, batch, &mut self.out);
+                    round.bound(now, (v4, v6, lan), means, &mut self.out);
                     self.keep_early(round);
                 } else {
                     self.with_ports(ports, |peer, env| peer.bound(now, ports, (v4, v6, lan), env));
@@ -308,6 +310,9 @@ impl Endpoint {
 
     /// What the association with a server has to tell.
     fn drain_server(&mut self, now: Instant, server: usize) {
+        if let Some(round_trip) = self.servers.get(server).and_then(Client::round_trip) {
+            self.nat.reached(round_trip);
+        }
         while let Some(event) = self.servers.get_mut(server).and_then(Client::poll_event) {
             match event {
                 ClientEvent::Message(message) => self.server_message(now, server, message),

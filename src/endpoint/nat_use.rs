@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::PeerId;
+use crate::nat::{self, Model, Prediction};
 
 /// A NAT keeps a mapping that was never established for so long (RFC 5382: 4 min).
 const HELD: Duration = Duration::from_secs(240);
@@ -23,6 +24,10 @@ pub(super) struct NatUse {
     mappings: VecDeque<(Instant, usize)>,
     /// Its ports move, so every connection disturbs the others.
     moving: bool,
+    /// The first group of probes said all there was to say.
+    settled: bool,
+    /// A server is so far away.
+    round_trip: Duration,
     turn: Option<(PeerId, Instant)>,
 }
 
@@ -43,9 +48,22 @@ impl NatUse {
         u16::try_from(held.sum::<usize>()).unwrap_or(u16::MAX)
     }
 
-    /// A prediction was made: do ports move?
-    pub(super) fn measured(&mut self, moving: bool) {
-        self.moving = moving;
+    /// Predictions were made: do ports move?
+    pub(super) fn measured(&mut self, found: &[Prediction]) {
+        let moves = |p: &Prediction| matches!(p.model, Model::Progression(_) | Model::Band { .. });
+        self.moving = found.iter().any(moves);
+        self.settled = !found.is_empty() && found.iter().all(Prediction::is_settled);
+    }
+
+    /// A server answers within so long.
+    pub(super) fn reached(&mut self, round_trip: Duration) {
+        self.round_trip = round_trip;
+    }
+
+    /// How long the second group of probes is held back. Where the first one was enough the last time, it
+    /// waits until it is known not to be.
+    pub(super) fn pause(&self) -> Option<Duration> {
+        (!self.settled).then(|| nat::pause(self.round_trip))
     }
 
     /// A session wants to measure and open. `Err`: another one's turn lasts until then, at the longest.
@@ -70,6 +88,42 @@ impl NatUse {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nat::{Counter, Filtering, Mapping, SimultaneousOpen, Unsolicited};
+
+    fn moving() -> Prediction {
+        let counter = Counter { next: 5000, step: 1, jitter: 0, rate_centi: 0, over_ms: 100 };
+        Prediction {
+            address: [192, 0, 2, 7].into(),
+            model: Model::Progression(counter),
+            mapping: Mapping::AddressAndPortDependent,
+            filtering: Filtering::Unknown,
+            unsolicited: Unsolicited::Unknown,
+            simultaneous_open: SimultaneousOpen::Unknown,
+            fresh: None,
+            confidence: 90,
+        }
+    }
+
+    #[test]
+    fn the_second_group_waits_where_the_first_was_enough() {
+        let mut shared = NatUse::default();
+        let ms = Duration::from_millis;
+        shared.reached(ms(70));
+        assert_eq!(shared.pause(), Some(ms(70)), "nothing is known");
+        let fixed = Prediction { model: Model::Fixed { ports: vec![4000] }, ..moving() };
+        shared.measured(std::slice::from_ref(&fixed));
+        assert_eq!(shared.pause(), None);
+        for unsettled in
+            [vec![fixed.clone(), moving()], vec![], vec![Prediction { model: Model::Random, ..fixed }]]
+        {
+            shared.measured(&unsettled);
+            assert_eq!(shared.pause(), Some(ms(70)));
+        }
+        for (round_trip, pause) in [(5, 40), (300, 200)] {
+            shared.reached(ms(round_trip));
+            assert_eq!(shared.pause(), Some(ms(pause)));
+        }
+    }
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "virtual time has to begin somewhere")]
@@ -82,7 +136,7 @@ mod tests {
             (Ok(()), Ok(())),
             "nothing is known"
         );
-        shared.measured(true);
+        shared.measured(&[moving()]);
         assert_eq!(shared.take_turn(now, a), Err(now + LONGEST_TURN), "it is the other's turn");
         assert_eq!(shared.take_turn(now, b), Ok(()));
         let soon = now + Duration::from_millis(400);

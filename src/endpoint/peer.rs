@@ -19,6 +19,7 @@ use super::{
     line::Line,
     nat_use::NatUse,
     round::Round,
+    survey::Means,
 };
 use crate::{
     punch::Budget,
@@ -197,13 +198,14 @@ impl Peer {
         }
         let lost = self.hole.is_some() && self.line.direct().is_none();
         self.roundabout = lost.then(|| self.roundabout.unwrap_or(now));
+        let budget = self.line.budget(env.budget);
         if let Some(round) = self.round.as_mut().filter(|round| Self::is_early(round)) {
             round.conclude(now, env.out);
         } else if let Some(round) = &mut self.round
-            && let Some(message) = round.advance(now, self.id, (env.server, env.budget), env.out)
+            && let Some(message) = round.advance(now, self.id, (env.server, budget), env.out)
         {
-            if matches!(message, PeerMessage::Predicted { .. }) {
-                env.nat.measured(round.is_disturbed());
+            if let PeerMessage::Predicted { predictions, .. } = &message {
+                env.nat.measured(predictions);
                 env.nat.made(now, round.connections());
             }
             // The initiator's own bases travel in START.
@@ -211,14 +213,14 @@ impl Peer {
                 let _ = self.line.send(now, message);
             }
         }
+        if let Some(round) = &mut self.round {
+            // Whatever comes of it is told.
+            round.waits(now, env.out);
+        }
         if self.leads() {
             self.lead(now, env);
         } else if self.round.as_ref().is_some_and(|r| Self::overdue(r, now)) {
             self.retire(now);
-        }
-        if let Some(round) = self.round.as_mut().filter(|_| !self.initiator) {
-            // Whatever comes of it is told.
-            round.waits(now, env.out);
         }
         if let Some((id, _)) = self.deferred {
             self.begin_in_turn(now, id, env);
@@ -393,9 +395,9 @@ impl Peer {
         bound: (Vec<u16>, Vec<u16>, Vec<std::net::IpAddr>),
         env: &mut Env,
     ) {
-        let batch = env.rng.random();
+        let means = Means { servers: env.probe_servers, batch: env.rng.random(), pause: env.nat.pause() };
         if let Some(round) = self.round.as_mut().filter(|r| r.ports == ports) {
-            round.bound(now, bound, env.probe_servers, batch, env.out);
+            round.bound(now, bound, means, env.out);
         }
         self.advance(now, env);
     }

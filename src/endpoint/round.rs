@@ -12,7 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Event, OpenFailure, Outbox, Output, PeerId, PortsId, bases, openings::Openings, survey::Survey};
+use super::{
+    Event, OpenFailure, Outbox, Output, PeerId, PortsId, bases,
+    openings::Openings,
+    survey::{Means, Survey},
+};
 use crate::{
     nat::{Model, Prediction},
     punch::{Budget, FIRST_PORTS, Opening, Plan, Terms, Verdict, budget, plan, schedule::ROUND},
@@ -107,8 +111,7 @@ impl Round {
         &mut self,
         now: Instant,
         (v4, v6, lan): (Vec<u16>, Vec<u16>, Vec<IpAddr>),
-        servers: &[SocketAddr],
-        batch: [u8; 16],
+        means: Means,
         out: &mut Outbox,
     ) {
         if self.survey.is_some() {
@@ -125,7 +128,7 @@ impl Round {
             .collect();
         (self.has_v4, self.has_v6) = (!v4.is_empty(), !v6.is_empty());
         self.begun = now;
-        self.survey = Some(Survey::begin(now, self.ports, (v4, v6), servers, batch, out));
+        self.survey = Some(Survey::begin(now, self.ports, (v4, v6), means, out));
     }
 
     /// A probe was answered, or failed.
@@ -286,12 +289,6 @@ impl Round {
             })
         };
         fixed(self.mine()) && fixed(self.theirs())
-    }
-
-    /// A new connection behind this side's NAT disturbs what is predicted for another one.
-    pub(super) fn is_disturbed(&self) -> bool {
-        let moves = |p: &Prediction| matches!(p.model, Model::Progression(_) | Model::Band { .. });
-        self.mine().is_some_and(|mine| mine.iter().any(moves))
     }
 
     /// There is no plan for the pair. Answers whether there is no other way either; where the LAN is being

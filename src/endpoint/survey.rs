@@ -2,16 +2,17 @@
 //! NAT.
 //!
 //! ```text
-//!   first phase ──answers──▶ fixed: predicted
-//!                       └──▶ moving: second phase (spaced) ──answers──▶ predicted ──too old──▶ one more
+//!   first group ──────────────answers──▶ fixed: predicted
+//!        └─pause─▶ second group ──────answers──▶ moving: predicted ──too old──▶ one more
 //! ```
 //!
-//! A mapping that stays is known after the first phase, one exchange with the server. One that moves
-//! takes a second phase, which shows how fast. A counter's base that has grown old before the instant is
-//! agreed is refreshed by one last probe.
+//! A mapping that stays is known after the first group, one exchange with the server. One that moves takes
+//! a second group, whose distance from the first shows how fast; it leaves before the first one's answers
+//! say whether it is wanted, because waiting would cost two round trips more. A counter's base that has
+//! grown old before the instant is agreed is refreshed by one last probe.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -25,7 +26,7 @@ use crate::{
     },
 };
 
-/// Longest wait for the answers of a phase. A SYN that was lost is repeated after 1 s.
+/// Longest wait for the answers of a group. A SYN that was lost is repeated after 1 s.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
 
 /// After the first answer the others have half as long again as it took, and at least this: a lost SYN
@@ -51,14 +52,17 @@ pub(super) struct Survey {
     v4: Vec<u16>,
     v6: Vec<u16>,
     probes: BTreeMap<u8, Probe>,
-    /// Those of the second phase that have not left yet.
-    due: VecDeque<(Instant, u8)>,
-    second: bool,
+    /// Probes of the first group.
+    first: u8,
+    /// When the second group leaves.
+    second: Option<Instant>,
+    /// The first group is over, and shows a mapping that moves.
+    moving: bool,
     /// An exchange with the server takes this long: until the first answer.
     exchange: Option<Duration>,
-    /// When the last probe of a batch left: what a counter's base and the age of a prediction count from.
+    /// When the last probe of a group left: what a counter's base and the age of a prediction count from.
     last_left: Instant,
-    /// When the last probe of all left, and whether its answer has been made use of.
+    /// When the last probe of all left, and whether nothing comes of it any more.
     refresh: Option<(Instant, bool)>,
     /// What came of it.
     mine: Option<Vec<Prediction>>,
@@ -76,26 +80,36 @@ struct Probe {
     answer: Option<Option<ProbeAnswer>>,
 }
 
+/// What a survey is made with.
+pub(super) struct Means<'a> {
+    /// Probe ports of servers.
+    pub(super) servers: &'a [SocketAddr],
+    /// Random name of the batch.
+    pub(super) batch: [u8; 16],
+    /// When the second group leaves, at the latest; `None`: when it is known to be wanted.
+    pub(super) pause: Option<Duration>,
+}
+
 impl Survey {
-    /// Sends the probes of the first phase. `v4` and `v6` are the punch ports by index.
+    /// Sends the first group of probes. `v4` and `v6` are the punch ports by index.
     pub(super) fn begin(
         now: Instant,
         ports: PortsId,
         (v4, v6): (Vec<u16>, Vec<u16>),
-        servers: &[SocketAddr],
-        batch: [u8; 16],
+        means: Means,
         out: &mut Outbox,
     ) -> Self {
         let mut survey = Survey {
             ports,
             begun: now,
-            batch,
-            servers: servers.to_vec(),
+            batch: means.batch,
+            servers: means.servers.to_vec(),
             v4,
             v6,
             probes: BTreeMap::new(),
-            due: VecDeque::new(),
-            second: false,
+            first: 0,
+            second: Some(now + means.pause.unwrap_or(PROBE_LIMIT)),
+            moving: false,
             exchange: None,
             last_left: now,
             refresh: None,
@@ -108,9 +122,9 @@ impl Survey {
                 survey.add(probe);
             }
         }
-        let count = survey.probes.len() as u8;
-        for number in 0..count {
-            survey.send(number, count, out);
+        survey.first = survey.probes.len() as u8;
+        for number in 0..survey.first {
+            survey.send(number, survey.first, out);
         }
         survey.conclude(now, out);
         survey
@@ -167,26 +181,46 @@ impl Survey {
         if self.mine.is_some() {
             return None;
         }
-        let phase_over = self.last_left + self.patience();
-        Some(self.due.front().map_or(phase_over, |(at, _)| *at))
+        let first_over = (!self.moving).then(|| self.begun + self.patience());
+        Some(self.second.unwrap_or(self.last_left + self.patience())).into_iter().chain(first_over).min()
     }
 
-    /// Sends what is due. Goes on to the second phase, or makes the prediction, when all answers are in,
-    /// or when it is time to do without the rest.
+    /// Makes the prediction as soon as the first group says all that there is to say, or both are over;
+    /// sends the second one when it is time to.
     pub(super) fn conclude(&mut self, now: Instant, out: &mut Outbox) {
-        while let Some(&(_, key)) = self.due.front().filter(|(at, _)| *at <= now) {
-            self.due.pop_front();
-            self.last_left = now;
-            self.send(key, MAX_BATCH, out);
-        }
-        let complete = self.due.is_empty() && self.probes.values().all(|p| p.answer.is_some());
-        let complete = complete && !self.probes.is_empty();
-        if self.mine.is_some() || !(complete || self.deadline().is_some_and(|at| at <= now)) {
+        if self.mine.is_some() {
             return;
         }
-        if !std::mem::replace(&mut self.second, true) && self.go_on(now) {
-            return;
+        if !self.moving && self.is_over(now, self.begun, self.first) {
+            if [true, false].into_iter().all(|is_v4| self.is_settled(is_v4)) {
+                return self.predict();
+            }
+            self.moving = true;
+            // It is known to be wanted.
+            self.second = self.second.map(|_| now);
         }
+        if self.second.take_if(|at| *at <= now).is_some() {
+            self.send_more(now, out);
+        }
+        if self.moving && self.second.is_none() && self.is_over(now, self.last_left, LAST) {
+            self.predict();
+        }
+    }
+
+    /// Whether the probes below a number, the last of which left then, are all answered, or have had their
+    /// time.
+    fn is_over(&self, now: Instant, left: Instant, below: u8) -> bool {
+        let answered = self.probes.range(..below).all(|(_, probe)| probe.answer.is_some());
+        (answered && !self.probes.is_empty()) || left + self.patience() <= now
+    }
+
+    fn is_settled(&self, is_v4: bool) -> bool {
+        let observations: Vec<Observation> = self.observations(is_v4).collect();
+        nat::is_settled(&observations, self.locals(is_v4))
+    }
+
+    fn predict(&mut self) {
+        self.second = None;
         let predictions = [true, false].into_iter().filter_map(|is_v4| {
             let observations: Vec<Observation> = self.observations(is_v4).collect();
             nat::predict(&observations, self.locals(is_v4))
@@ -194,19 +228,20 @@ impl Survey {
         self.mine = Some(predictions.take(MAX_PREDICTIONS).collect());
     }
 
-    /// The second phase, where there is something to be found by it.
-    fn go_on(&mut self, now: Instant) -> bool {
+    /// The second group, over the families where there may be something to be found by it.
+    fn send_more(&mut self, now: Instant, out: &mut Outbox) {
         for is_v4 in [true, false] {
-            let observations: Vec<Observation> = self.observations(is_v4).collect();
-            let more = nat::probe_more(&observations, self.locals(is_v4), &self.servers_of(is_v4));
-            for probe in more {
+            if self.moving && self.is_settled(is_v4) {
+                continue;
+            }
+            let count = self.locals(is_v4).len() as u16;
+            for probe in nat::probe_more(count, &self.servers_of(is_v4)) {
                 if let Some(key) = self.add(probe) {
-                    self.due.push_back((now + probe.after, key));
+                    self.last_left = now;
+                    self.send(key, MAX_BATCH, out);
                 }
             }
         }
-        self.due.make_contiguous().sort_unstable();
-        !self.due.is_empty()
     }
 
     fn observations(&self, is_v4: bool) -> impl Iterator<Item = Observation> {
@@ -221,8 +256,10 @@ impl Survey {
     /// Measures a counter's base once more, where it has grown old. Answers whether the result is worth
     /// waiting for.
     pub(super) fn keep_fresh(&mut self, now: Instant, out: &mut Outbox) -> bool {
-        if let Some((left, used)) = self.refresh {
-            return !used && now < left + self.patience();
+        if let Some((left, over)) = self.refresh {
+            let over = over || left + self.patience() <= now;
+            self.refresh = Some((left, over));
+            return !over;
         }
         let counted = |p: &&Prediction| matches!(p.model, Model::Progression(_));
         let counter = self.mine.iter().flatten().find(counted).map(|p| p.address.is_ipv4());
@@ -230,10 +267,9 @@ impl Survey {
         let Some(is_v4) = counter.filter(|_| old) else { return false };
         let locals = self.locals(is_v4).len() as u16;
         let last = nat::last_probe(locals, &self.servers_of(is_v4));
-        let Some(key) = last.and_then(|probe| self.add(probe)) else { return false };
-        self.refresh = Some((now, false));
-        self.send(key, MAX_BATCH, out);
-        true
+        let key = last.and_then(|probe| self.add(probe));
+        self.refresh = Some((now, key.is_none()));
+        key.inspect(|&key| self.send(key, MAX_BATCH, out)).is_some()
     }
 
     /// When a counter's base is old.
@@ -254,10 +290,10 @@ impl Survey {
     }
 
     fn refreshed(&mut self) {
-        let Some((left, used @ false)) = &mut self.refresh else { return };
+        let Some((left, over @ false)) = &mut self.refresh else { return };
         let Some(probe) = self.probes.get(&LAST) else { return };
         let Some(answer) = &probe.answer else { return };
-        *used = true;
+        *over = true;
         let (Some(answer), Some(mine)) = (answer, &self.mine) else { return };
         let observation = probe.observation(answer);
         let elapsed = left.saturating_duration_since(self.last_left);
@@ -286,7 +322,7 @@ impl Survey {
 
     /// Connections made so far: each has a mapping in the NAT.
     pub(super) fn connections(&self) -> usize {
-        self.probes.len() - self.due.len()
+        self.probes.len()
     }
 }
 
@@ -302,3 +338,6 @@ impl Probe {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

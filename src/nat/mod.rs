@@ -40,7 +40,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     digest::digest,
-    observe::{PROBED_LOCALS, Probe, last_probe, probe_batch, probe_more},
+    observe::{PROBED_LOCALS, Probe, is_settled, last_probe, pause, probe_batch, probe_more},
     predict::predict,
     refresh::refresh,
     words::describe,
@@ -187,6 +187,12 @@ impl Prediction {
             Model::Random => true,
         };
         model && self.fresh.is_none_or(|counter| counter.is_sound()) && self.confidence <= 100
+    }
+
+    /// Whether it names ports that stay, whatever happens until the instant, and nothing else is to be
+    /// found out about them.
+    pub fn is_settled(&self) -> bool {
+        matches!(self.model, Model::Fixed { .. }) && self.fresh.is_none()
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Model, Observation, predict::predict};
+use super::{Observation, predict::predict};
 use crate::wire::probe::MAX_BATCH;
 
 /// Punch ports that are probed, the first ones by index. Two connections from each of four ports are
@@ -24,16 +24,9 @@ pub struct Probe {
     pub local: u16,
     /// The server's address and port that it goes to.
     pub server: SocketAddr,
-    /// When, counted from the beginning of its batch or phase.
-    pub after: Duration,
 }
 
-/// Before the probes of the second phase. With the round trip of the first, a quarter of a second, in
-/// which even 10 foreign connections a second show. The probes then leave together again, as most gaps
-/// are to be those of the counter's own steps: the rate is seen between the phases, whatever is in them.
-const PAUSE: Duration = Duration::from_millis(160);
-
-/// The probes of a batch: the first [`PROBED_LOCALS`] of `locals` punch ports, each to every one of
+/// The first group of probes: the first [`PROBED_LOCALS`] of `locals` punch ports, each to every one of
 /// `servers` (probe addresses of one address family, each server with at least two ports), all at once. At
 /// most half of [`MAX_BATCH`].
 ///
@@ -42,43 +35,50 @@ const PAUSE: Duration = Duration::from_millis(160);
 /// the one or the other is not taken for a counter, and each server sees early and late ones.
 pub fn probe_batch(locals: u16, servers: &[SocketAddr]) -> Vec<Probe> {
     let all = locals.min(PROBED_LOCALS);
-    grid(0..all, servers, usize::from(MAX_BATCH) / 2).zip(0u8..).map(at_once).collect()
+    grid(0..all, servers, usize::from(MAX_BATCH) / 2).zip(0u8..).map(probe).collect()
 }
 
-/// The second phase, for a NAT whose ports are not fixed: as many probes again, from the next
-/// [`PROBED_LOCALS`] punch ports, 160 ms from now. They show the rate of foreign connections, an
-/// irregular step, and more of a block. Their numbers go on from those of [`probe_batch`] for the same
-/// `locals` and `servers`, whose answers are `observations`; [`super::predict`] takes both together.
-///
-/// Empty where the first phase says all there is to say ([`Model::Fixed`], without
-/// [`Prediction::fresh`](super::Prediction::fresh)), or nothing.
-pub fn probe_more(observations: &[Observation], punch_ports: &[u16], servers: &[SocketAddr]) -> Vec<Probe> {
-    let found = predict(observations, punch_ports);
-    let settled = found.is_none_or(|p| matches!(p.model, Model::Fixed { .. }) && p.fresh.is_none());
-    if settled {
-        return Vec::new();
-    }
-    let locals = u16::try_from(punch_ports.len()).unwrap_or(u16::MAX);
+/// The second group of probes, for a NAT whose ports are not fixed: as many again, from the next
+/// [`PROBED_LOCALS`] punch ports. Between it and the first one they show the rate of foreign connections,
+/// and together an irregular step, and more of a block. They leave at once as well, as most gaps are to be
+/// those of the counter's own steps. Their numbers go on from those of [`probe_batch`] for the same
+/// `locals` and `servers`; [`super::predict`] takes the observations of both.
+pub fn probe_more(locals: u16, servers: &[SocketAddr]) -> Vec<Probe> {
     let first = u8::try_from(probe_batch(locals, servers).len()).unwrap_or(MAX_BATCH);
     let second = PROBED_LOCALS.min(locals)..(2 * PROBED_LOCALS).min(locals);
     let most = MORE.min((MAX_BATCH - 1).saturating_sub(first).into());
-    grid(second, servers, most)
-        .zip(first..)
-        .map(at_once)
-        .map(|probe| Probe { after: PAUSE, ..probe })
-        .collect()
+    grid(second, servers, most).zip(first..).map(probe).collect()
 }
 
-/// Most probes of the second phase: the time that it takes is bounded, whatever the number of servers.
+/// Most probes of the second group, whatever the number of servers.
 const MORE: usize = 8;
 
-/// One more probe, for just before the instant: from the last punch port, which neither phase used, with
+/// How long after the first group the second one leaves, where a server is `round_trip` away: so long that
+/// a rate shows between the two, and so short that both are answered within 300 ms of what one would take.
+pub fn pause(round_trip: Duration) -> Duration {
+    round_trip.clamp(LEAST_PAUSE, MOST_PAUSE)
+}
+
+/// At 50 foreign connections a second two come in this time, which is enough to tell a busy NAT from a
+/// quiet one.
+const LEAST_PAUSE: Duration = Duration::from_millis(40);
+/// See [`pause`].
+const MOST_PAUSE: Duration = Duration::from_millis(200);
+
+/// Whether the observations of the first group say all that there is to say: the ports are fixed
+/// ([`Model::Fixed`], without [`Prediction::fresh`](super::Prediction::fresh)), or nothing was observed.
+pub fn is_settled(observations: &[Observation], punch_ports: &[u16]) -> bool {
+    let found = predict(observations, punch_ports);
+    found.is_none_or(|found| found.is_settled())
+}
+
+/// One more probe, for just before the instant: from the last punch port, which neither group used, with
 /// the last number that a batch can have. Its answer goes to [`super::refresh`]. `None` with too few punch
 /// ports.
 pub fn last_probe(locals: u16, servers: &[SocketAddr]) -> Option<Probe> {
     let local = locals.checked_sub(1).filter(|&local| local >= 2 * PROBED_LOCALS)?;
     let &server = servers.first()?;
-    Some(Probe { number: MAX_BATCH - 1, local, server, after: Duration::ZERO })
+    Some(Probe { number: MAX_BATCH - 1, local, server })
 }
 
 /// Every local port towards every server, neighbours differing in both.
@@ -91,8 +91,8 @@ fn grid(locals: Range<u16>, servers: &[SocketAddr], most: usize) -> impl Iterato
     pairs.filter_map(cycle).take(most)
 }
 
-fn at_once(((local, server), number): ((u16, SocketAddr), u8)) -> Probe {
-    Probe { number, local, server, after: Duration::ZERO }
+fn probe(((local, server), number): ((u16, SocketAddr), u8)) -> Probe {
+    Probe { number, local, server }
 }
 
 /// The observations that show the most frequent public address (of several, the one seen last), in the
@@ -132,11 +132,21 @@ mod tests {
     }
 
     #[test]
+    fn the_second_group_goes_on_where_the_first_one_ends() {
+        let (first, second) = (probe_batch(16, &servers(2)), probe_more(16, &servers(2)));
+        assert_eq!((second.len(), second[0].number), (8, 8));
+        assert!(second.iter().all(|probe| (4..8).contains(&probe.local)));
+        assert!(first.iter().all(|probe| probe.local < 4));
+    }
+
+    #[test]
     fn a_batch_is_bounded_and_empty_without_servers_or_ports() {
         assert_eq!(probe_batch(99, &servers(40)).len(), usize::from(MAX_BATCH) / 2);
         assert_eq!(probe_batch(2, &servers(2)).len(), 4);
         assert!(probe_batch(0, &servers(2)).is_empty());
-        assert!(probe_batch(4, &[]).is_empty());
+        assert!(probe_batch(4, &[]).is_empty() && probe_more(4, &[]).is_empty());
+        assert!(probe_more(4, &servers(2)).is_empty(), "no ports are left");
+        assert!(probe_batch(99, &servers(40)).len() + probe_more(99, &servers(40)).len() < MAX_BATCH.into());
         assert_eq!(last_probe(8, &servers(2)), None);
         assert_eq!(last_probe(16, &servers(2)).map(|p| p.local), Some(15));
     }

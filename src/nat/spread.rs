@@ -105,7 +105,7 @@ fn block(n: usize, low: u16, high: u16) -> Option<(u16, u16)> {
 mod tests {
     use crate::nat::{
         Model, Prediction, predict,
-        synthetic::{Dice, Nat, batch, locals, two_phases},
+        synthetic::{Dice, Nat, batch, locals, two_groups},
     };
 
     fn holds_the_next(found: &Prediction, nat: &mut Nat) -> bool {
@@ -135,14 +135,14 @@ mod tests {
                 let punch = locals(&mut Dice::new(seed), 16);
                 let mut nat = Nat::block(seed, width);
                 let (low, _) = nat.block_of().unwrap();
-                let found = predict(&two_phases(&mut nat, &punch), &punch).unwrap();
+                let found = predict(&two_groups(&mut nat, &punch), &punch).unwrap();
                 let Model::Band { low: l, size, .. } = found.model else { panic!("{found:?}") };
                 exact += usize::from((l, u64::from(size)) == (low, width));
                 over += usize::from(u64::from(size) > width);
                 held += usize::from(holds_the_next(&found, &mut nat));
 
                 let mut nat = Nat::random(seed, width - width / 5);
-                let found = predict(&two_phases(&mut nat, &punch), &punch).unwrap();
+                let found = predict(&two_groups(&mut nat, &punch), &punch).unwrap();
                 wrong += usize::from(!holds_the_next(&found, &mut nat));
             }
             assert!(exact * 10 >= 8 * trials as usize, "{width}: {exact}");

@@ -13,12 +13,16 @@ const MOST_JITTER: u32 = 8;
 /// Largest least step that an irregular counter is taken to have.
 const MOST_IRREGULAR_STEP: u32 = 16;
 
-/// What is taken for granted of foreign traffic before anything is seen: half a connection in 25 ms (20
-/// a second: a busy household or small office). A batch that leaves within a millisecond shows next to
-/// nothing of the rate and yields this; one spread over some hundred milliseconds shows it.
-const PRIOR_EVENTS: f64 = 0.5;
+/// What is taken for granted of foreign traffic before anything is seen: a fifth of a connection in 10 ms
+/// (20 a second: a busy household or small office). A batch that leaves within a millisecond shows next to
+/// nothing of the rate and yields this; two groups that are 40 ms apart show it.
+const PRIOR_EVENTS: f64 = 0.2;
 /// See [`PRIOR_EVENTS`], microseconds.
-const PRIOR_US: f64 = 25_000.0;
+const PRIOR_US: f64 = 10_000.0;
+
+/// An estimate from so few connections that there might as well have been none, or two, is less sure than
+/// its variance says: the time that it is worth is as much shorter as with so many more.
+const FEW: f64 = 0.5;
 
 /// Rates are exponentially less probable beyond this many a second: what moves a counter in a burst of
 /// a few milliseconds is its own irregularity, not ten thousand neighbours.
@@ -117,7 +121,7 @@ impl Rate {
         let (over_us, events) = (us as f64 + PRIOR_US, foreign + PRIOR_EVENTS);
         // The jitter of all these moves blurs their number; the time that it is worth is the shorter.
         let blur = (f64::from(own) + foreign) * f64::from(jitter * (jitter + 2)) / 12.0 / (mean * mean);
-        Rate { per_us: events / over_us, over_us: over_us * events / (events + blur) }
+        Rate { per_us: events / over_us, over_us: over_us * events / (events + blur + FEW) }
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Observation, Probe, probe_batch, probe_more};
+use super::{Observation, Probe, is_settled, probe_batch, probe_more};
 
 /// SplitMix64: small, seeded, the same on every machine.
 pub(crate) struct Dice(u64);
@@ -262,20 +262,21 @@ pub(crate) fn batch_of_two_servers(nat: &mut Nat, punch: &[u16]) -> Vec<Observat
     probe(nat, punch, probes, Duration::from_micros(60))
 }
 
-/// What one server with two ports sees of both phases, a round trip of 60 ms apart, through a network
-/// that jitters.
-pub(crate) fn two_phases(nat: &mut Nat, punch: &[u16]) -> Vec<Observation> {
-    two_phases_of(nat, punch, &["192.0.2.1:7862", "192.0.2.1:7863"])
+/// What one server with two ports sees of both groups of probes, 60 ms apart, through a network that
+/// jitters.
+pub(crate) fn two_groups(nat: &mut Nat, punch: &[u16]) -> Vec<Observation> {
+    two_groups_after(nat, punch, Duration::from_millis(60))
 }
 
-/// The same of any servers.
-pub(crate) fn two_phases_of(nat: &mut Nat, punch: &[u16], servers: &[&str]) -> Vec<Observation> {
-    let servers = addresses(servers);
-    let first = probe_batch(punch.len() as u16, &servers);
-    let mut seen = probe(nat, punch, first, Duration::from_micros(60));
-    nat.pass(60_000.0);
-    let more = probe_more(&seen, punch, &servers);
-    seen.extend(probe(nat, punch, more, Duration::from_micros(60)));
+/// The same with any pause between the groups.
+pub(crate) fn two_groups_after(nat: &mut Nat, punch: &[u16], pause: Duration) -> Vec<Observation> {
+    let servers = addresses(&["192.0.2.1:7862", "192.0.2.1:7863"]);
+    let locals = punch.len() as u16;
+    let mut seen = probe(nat, punch, probe_batch(locals, &servers), Duration::from_micros(60));
+    if !is_settled(&seen, punch) {
+        nat.pass(pause.as_micros() as f64);
+        seen.extend(probe(nat, punch, probe_more(locals, &servers), Duration::from_micros(60)));
+    }
     for observation in &mut seen {
         observation.at_us += nat.dice.below(4_000);
     }
@@ -286,12 +287,11 @@ fn addresses(servers: &[&str]) -> Vec<SocketAddr> {
     servers.iter().map(|s| s.parse().unwrap()).collect()
 }
 
-/// Makes the probes, each `gap` or its own pause after the one before.
+/// Makes the probes, each `gap` after the one before.
 fn probe(nat: &mut Nat, punch: &[u16], probes: Vec<Probe>, gap: Duration) -> Vec<Observation> {
-    let (mut seen, mut after) = (Vec::new(), Duration::ZERO);
+    let mut seen = Vec::new();
     for probe in probes {
-        nat.pass((gap + probe.after - after).as_micros() as f64);
-        after = probe.after;
+        nat.pass(gap.as_micros() as f64);
         let local_port = punch[usize::from(probe.local)];
         let clock = if probe.server.ip() == IpAddr::from([192, 0, 2, 1]) { 7_000_000 } else { 3_607_000_000 };
         seen.push(Observation {

@@ -65,12 +65,6 @@ impl Budget {
         let times = usize::from(self.syns_per_second).checked_div(openings).unwrap_or(0);
         u8::try_from(times.saturating_sub(1)).unwrap_or(u8::MAX)
     }
-
-    /// What this side allows towards `target`, where `authentic` are the addresses that authentic
-    /// datagrams of the peer have come from directly.
-    pub fn towards(target: IpAddr, authentic: &[IpAddr]) -> Budget {
-        if authentic.contains(&target) { Budget::FULL } else { Budget::UNPROVED }
-    }
 }
 
 /// Whether `target` may be opened to as the peer's public address. Never a multicast, broadcast or
@@ -159,13 +153,5 @@ mod tests {
             (Budget::FULL.redials(1024), Budget::FULL.redials(1), Budget::FULL.redials(0)),
             (1, 255, 0)
         );
-    }
-
-    #[test]
-    fn an_unproved_address_gets_little() {
-        let here: IpAddr = "93.184.216.34".parse().unwrap();
-        let other: IpAddr = "93.184.216.35".parse().unwrap();
-        assert_eq!(Budget::towards(here, &[here]), Budget::FULL);
-        assert_eq!(Budget::towards(other, &[here]), Budget::UNPROVED);
     }
 }

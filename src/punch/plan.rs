@@ -131,10 +131,8 @@ pub struct Terms {
     /// As agreed in `Start`.
     pub budget: Budget,
     /// The time from the earlier side's last probe to the instant, in which others behind a NAT use up
-    /// ports. The two sides probe at different times and neither knows the other's, so it is the
-    /// initiator's reckoning, in `Start`, that both take: the time from the moment it told the responder
-    /// to probe, or from its own last probe if that was earlier, to the instant. That is never less than
-    /// the truth, and more costs only a few openings. Counted in whole milliseconds.
+    /// ports. It is the initiator's reckoning, in `Start`, that both take, and the base of the other
+    /// side's counters is moved back by what happens less. Counted in whole milliseconds.
     pub window: Duration,
     /// Mappings that this side's probes, earlier rounds and other attempts still hold in its NAT: they
     /// count towards the part of a block that may be used ([`Budget::block_percent`]).

@@ -138,6 +138,7 @@ pub struct Client {
     events: VecDeque<ClientEvent>,
     named: Option<PublicKey>,
     version: Option<u8>,
+    round_trip: Option<Duration>,
 }
 
 /// The association.
@@ -193,6 +194,7 @@ impl Client {
             events: VecDeque::new(),
             named: None,
             version: None,
+            round_trip: None,
         };
         client.begin(now);
         client
@@ -336,6 +338,11 @@ impl Client {
         self.server
     }
 
+    /// Round trip to it, as the last handshake that needed no repetition showed it.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
+    }
+
     fn begin(&mut self, now: Instant) {
         let attempt = Attempt::new(now, self.rng.random::<u32>().max(1), self.server);
         let attempt = self.attempt.insert(attempt);
@@ -362,6 +369,7 @@ impl Client {
         let mut channel = Channel::new(keys, attempt.local, remote, MAX_DATAGRAM).with_sent(now, carried);
         if let Some(rtt) = rtt {
             channel.set_rtt(rtt);
+            self.round_trip = Some(rtt);
         }
         let messages = channel.handle_body(now, hello.body).unwrap_or_default();
         let before = self.line.take();

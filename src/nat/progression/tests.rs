@@ -1,6 +1,8 @@
+use std::time::Duration;
+
 use crate::nat::{
     Counter, Mapping, Model, predict,
-    synthetic::{Dice, Nat, batch, batch_spread, locals, two_phases},
+    synthetic::{Dice, Nat, batch, batch_spread, locals, two_groups, two_groups_after},
 };
 
 #[test]
@@ -123,10 +125,15 @@ fn a_port_for_each_destination_address_is_seen_with_two_servers() {
     );
 }
 
-/// Fits both phases, and says whether step and jitter are found and how far the base is off.
+/// Fits both groups, and says whether step and jitter are found and how far the base is off.
 fn fitted(nat: &mut Nat, seed: u64) -> Option<(Counter, u16)> {
+    fitted_after(nat, seed, Duration::from_millis(60))
+}
+
+/// The same with any pause between the groups.
+fn fitted_after(nat: &mut Nat, seed: u64, pause: Duration) -> Option<(Counter, u16)> {
     let punch = locals(&mut Dice::new(seed), 16);
-    let found = predict(&two_phases(nat, &punch), &punch).unwrap();
+    let found = predict(&two_groups_after(nat, &punch, pause), &punch).unwrap();
     let Model::Progression(counter) = found.model else { return None };
     let off = if counter.step > 0 {
         nat.peek().wrapping_sub(counter.next)
@@ -157,22 +164,30 @@ fn steps_and_jitter_are_told_from_foreign_traffic_up_to_two_hundred_a_second() {
 
 #[test]
 fn the_rate_is_right_in_the_mean_and_as_sure_as_it_says() {
-    for rate in [0.0, 20.0, 50.0, 200.0] {
-        for jitter in [0, 2] {
+    let cases = [0, 2].into_iter().flat_map(|jitter| [40, 100, 200].map(|pause| (jitter, pause)));
+    for (jitter, pause) in cases {
+        // With the time that is taken for granted.
+        let seconds = (pause as f64 + 10.0) / 1e3;
+        for rate in [0.0, 20.0, 50.0, 200.0] {
             let (mut sum, mut within) = (0.0, 0);
             let trials = 100;
             for seed in 0..trials {
                 let mut nat = Nat::irregular(seed, 1, jitter, rate);
-                let (counter, _) = fitted(&mut nat, seed).unwrap();
+                let (counter, _) = fitted_after(&mut nat, seed, Duration::from_millis(pause)).unwrap();
                 let found = f64::from(counter.rate_centi) / 100.0;
                 let deviation = (found * 1000.0 / f64::from(counter.over_ms)).sqrt();
                 sum += found;
-                within += usize::from((found - rate).abs() <= 2.0 * deviation + 4.0);
+                // A connection more or less cannot be told.
+                within += usize::from((found - rate).abs() <= 2.0 * deviation + 1.0 / seconds);
             }
             let mean = sum / trials as f64;
-            assert!((mean - rate).abs() <= 7.0 + rate / 8.0, "{rate}: {mean}");
-            // What is taken for granted pulls, and a wrong jitter, now and then, is a wrong rate.
-            assert!(within * 100 >= 88 * trials as usize, "{rate}: {within}");
+            // Something is taken for granted, and a wrong jitter, now and then, is a wrong rate.
+            let expected = (rate * pause as f64 / 1e3 + 0.2) / seconds;
+            assert!(
+                (mean - expected).abs() <= 0.5 / seconds + 3.0 + rate / 8.0,
+                "{rate}, {pause} ms: {mean}"
+            );
+            assert!(within * 100 >= 88 * trials as usize, "{rate}, {pause} ms: {within}");
         }
     }
 }
@@ -182,13 +197,13 @@ fn a_counter_that_keeps_parity_is_a_step_of_two_for_ports_of_one_parity() {
     for seed in 0..100 {
         let punch: Vec<u16> = locals(&mut Dice::new(seed), 16).iter().map(|p| p | 1).collect();
         let mut nat = Nat::parity(seed, 20.0);
-        let found = predict(&two_phases(&mut nat, &punch), &punch).unwrap();
+        let found = predict(&two_groups(&mut nat, &punch), &punch).unwrap();
         assert!(
             matches!(found.model, Model::Progression(Counter { step: 2, jitter: 0, next, .. }) if next % 2 == 1),
             "{found:?}"
         );
         let punch: Vec<u16> = punch.iter().zip(0..).map(|(p, i)| p - i % 2).collect();
-        let found = predict(&two_phases(&mut Nat::parity(seed, 20.0), &punch), &punch).unwrap();
+        let found = predict(&two_groups(&mut Nat::parity(seed, 20.0), &punch), &punch).unwrap();
         assert!(matches!(found.model, Model::Progression(Counter { step: 1, .. })), "{found:?}");
     }
 }

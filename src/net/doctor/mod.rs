@@ -166,15 +166,14 @@ impl Examination {
         self.prediction.as_ref().is_some_and(|prediction| Some(prediction.address) == self.local)
     }
 
-    /// Probes in two phases, as an attempt does; the second only where the first leaves something to say.
+    /// Both groups of probes of an attempt; the second only where the first leaves something to say.
     async fn probe(&mut self, ports: &mut PunchPorts, servers: &[SocketAddr]) -> Vec<Observation> {
         let count = u16::try_from(self.punch_ports.len()).unwrap_or(u16::MAX);
         let Some(&batch) = clock::seed().first_chunk::<16>() else { return Vec::new() };
         let mut seen = self.phase(ports, batch, &nat::probe_batch(count, servers)).await;
-        let more = nat::probe_more(&seen, &self.punch_ports, servers);
-        if let Some(first) = more.first() {
-            tokio::time::sleep(first.after).await;
-            seen.extend(self.phase(ports, batch, &more).await);
+        if !nat::is_settled(&seen, &self.punch_ports) {
+            tokio::time::sleep(nat::pause(self.answered_in.unwrap_or_default())).await;
+            seen.extend(self.phase(ports, batch, &nat::probe_more(count, servers)).await);
         }
         seen
     }

@@ -19,9 +19,12 @@ const LEAST_RUN: u64 = 32;
 /// and whose NAT refuses what comes early.
 const HANDFUL_MS: [u64; 8] = [0, 0, 0, 0, 100, 100, 300, 300];
 
-/// Sockets of a band's side: with the whole band covered one would do; with a third of it covered (a
-/// block of 2048, widened, against 1024 openings) 16 miss once in 600 times.
+/// Sockets of a band's side, at least: with the whole band covered one would do; with a third of it covered
+/// (a block of 2048, widened, against 1024 openings) 16 miss once in 600 times.
 const BAND_SOCKETS: u16 = 16;
+
+/// Expected hits in a band of which the budget covers a small part only: none happens once in 600 times.
+const BAND_HITS: u64 = 6;
 
 /// Sockets of a random side. Against 1024 covered ports of 64512 the expected number of hits is 5, and
 /// none happens 0.6 % of the time (with the usual 256 it is 1.7 %).
@@ -83,10 +86,13 @@ pub(super) fn to_one_port(pair: &Pair, mine: &Model, theirs: &[u16]) -> Plan {
 pub(super) fn sockets(pair: &Pair, moving: &Model, spent: u16) -> u16 {
     let wanted = match moving {
         Model::Random => RANDOM_SOCKETS,
-        Model::Band { size, .. } => {
+        Model::Band { low, high, size, .. } => {
+            let width = u64::from(high.saturating_sub(*low)) + 1;
+            let enough = (BAND_HITS * width).div_ceil(u64::from(pair.budget.openings).max(1));
+            let enough = u16::try_from(enough).unwrap_or(u16::MAX).max(BAND_SOCKETS);
             let part = u32::from(*size) * u32::from(pair.budget.block_percent) / 100;
             let left = u16::try_from(part).unwrap_or(u16::MAX).saturating_sub(spent);
-            BAND_SOCKETS.min(left)
+            enough.min(left)
         }
         _ => HANDFUL_MS.len() as u16,
     };

@@ -1,5 +1,5 @@
 //! The table against abstract NATs: port assignment, foreign traffic, lost SYNs, clocks that
-//! disagree, resets. The engine fits everything by itself from the probes of both phases.
+//! disagree, resets. The engine fits everything by itself from both groups of probes.
 //!
 //! Ports, steps, rates, blocks, round trips and clocks are drawn from the seed. `PUNCH_TABLE_SEEDS` sets
 //! the number of seeds a row (50 by default, for a debug build; the figures of docs/NAT.md take 3000 in a
@@ -10,8 +10,8 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use super::*;
 use crate::{
     nat::{
-        predict,
-        synthetic::{Dice, Nat, locals, more_locals, two_phases},
+        pause, predict,
+        synthetic::{Dice, Nat, locals, more_locals, two_groups_after},
     },
     punch::Effort,
 };
@@ -106,12 +106,12 @@ impl Side {
         Side { nat, punch: Vec::new(), prediction, spent: 0, always_band: true }
     }
 
-    fn probe(&mut self, kind: &Kind, dice: &mut Dice) {
+    fn probe(&mut self, kind: &Kind, rtt: Duration, dice: &mut Dice) {
         self.punch = locals(dice, 16);
         if kind.one_parity {
             self.punch.iter_mut().zip(0..).for_each(|(port, i)| *port = (*port & !31) + 2 * i + 1);
         }
-        let seen = two_phases(&mut self.nat, &self.punch[..16]);
+        let seen = two_groups_after(&mut self.nat, &self.punch[..16], pause(rtt));
         self.spent += seen.len() as u16;
         // A customer whose block is full is told nothing.
         let Some(prediction) = predict(&seen, &self.punch[..16]) else { return };
@@ -171,16 +171,17 @@ fn trial(seed: u64, a: &Kind, b: &Kind, effort: Effort, rounds: u8) -> Trial {
     for round in 0..rounds {
         let ms =
             |dice: &mut Dice, from: u64, to: u64| Duration::from_millis(from + dice.below(to - from + 1));
-        // Round trip, and what is left of the handshakes when each side has made its last probe.
         let rtt = ms(&mut dice, 40, 100);
-        let (since_left, since_right) =
-            (rtt * 2 + ms(&mut dice, 80, 120), rtt * 3 / 2 + ms(&mut dice, 80, 120));
-        left.probe(a, &mut dice);
-        right.probe(b, &mut dice);
+        // From the last probe on: two round trips until it is answered, half of one for the prediction and
+        // for START, and the margin of the instant. The initiator may have probed a little earlier.
+        let since_right = rtt * 3 + ms(&mut dice, 30, 60);
+        let since_left = since_right + ms(&mut dice, 0, 50);
+        left.probe(a, rtt, &mut dice);
+        right.probe(b, rtt, &mut dice);
         left.nat.pass(since_left.as_micros() as f64);
         right.nat.pass(since_right.as_micros() as f64);
-        // The initiator's reckoning, never less than the truth.
-        let window = since_left.max(since_right) + ms(&mut dice, 0, 100);
+        // The initiator's reckoning: the paths may not be the same both ways.
+        let window = since_left + ms(&mut dice, 0, 20);
         let budget = effort.budget();
         let terms = |initiator, spent| Terms { initiator, round, budget, window, spent };
         let mine = plan(&left.prediction, &right.prediction, &terms(true, left.spent));
