@@ -277,8 +277,8 @@ impl Peer {
 
     /// The responder's part of giving up: it is not asked to start where there is no plan, and says so
     /// itself.
-    pub(super) fn foresee(&mut self, env: &mut Env) {
-        let budget = self.line.budget(env.budget);
+    pub(super) fn foresee(&mut self, now: Instant, env: &mut Env) {
+        let budget = self.budget(now, env);
         let Some(round) = self.round.as_mut() else { return };
         if let Some(why) = round.foresee(budget) {
             env.out.push_back(Output::Event(Event::Hopeless { peer: self.id, why }));

@@ -135,6 +135,54 @@ fn both_sides_may_lose_the_link_at_once() {
 }
 
 #[test]
+fn a_client_that_was_killed_costs_its_host_no_ports_after_two_minutes() {
+    let mut world = connected(20);
+    world.run(5 * SECOND, |_| false);
+    world.kill(CLIENT);
+    world.drop_links(&[HOST]);
+    world.run(100 * SECOND, |_| false);
+    let held = |world: &World| world.bound.iter().filter(|(who, _)| *who == HOST).count();
+    assert_eq!(held(&world), 1, "what the link came of is kept for a while");
+    world.run(30 * SECOND, |_| false);
+    assert_eq!(held(&world), 0);
+}
+
+#[test]
+fn a_sick_link_is_replaced_while_it_lives_and_not_again_at_once() {
+    for side in [CLIENT, HOST] {
+        let mut world = connected(20);
+        world.run(5 * SECOND, |_| false);
+        for (pause, links) in [(0, 2), (20, 2), (20, 3)] {
+            world.run(pause * SECOND, |_| false);
+            let epoch = world.links.last().expect("linked").2.epoch;
+            let peer = world.peer(side);
+            world.tell(side, Input::LinkSick { peer, epoch });
+            world.run(5 * SECOND, |_| false);
+            assert_eq!(world.links.len(), 2 * links, "{}", world.story());
+        }
+        assert!(!world.heard(CLIENT, |e| matches!(e, Event::RoundFailed { .. })), "{}", world.story());
+    }
+}
+
+#[test]
+fn a_sick_link_without_a_successor_goes_on_undisturbed() {
+    let mut world = connected(20);
+    world.run(5 * SECOND, |_| false);
+    (world.direct_udp, world.server_up) = (false, false);
+    let epoch = world.links.last().expect("linked").2.epoch;
+    let peer = world.peer(CLIENT);
+    world.tell(CLIENT, Input::LinkSick { peer, epoch });
+    world.run(60 * SECOND, |_| false);
+    assert_eq!(world.links.len(), 2, "{}", world.story());
+    assert!(!world.heard(CLIENT, |e| matches!(e, Event::RoundFailed { .. })), "{}", world.story());
+    // The first attempt after the link's own death follows at once.
+    (world.direct_udp, world.server_up) = (true, true);
+    world.run(60 * SECOND, |_| false);
+    world.drop_links(&[CLIENT]);
+    assert!(world.run(SECOND, |w| w.both_linked(2)), "{}", world.story());
+}
+
+#[test]
 fn a_peer_that_was_away_for_hours_is_reached_again() {
     // Without the server only as long as the host keeps the ports of the last link.
     for (server_up, away) in [(true, 3 * 3600 * SECOND), (false, 100 * SECOND)] {

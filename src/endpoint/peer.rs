@@ -240,7 +240,7 @@ impl Peer {
             self.round_over(now, env);
         }
         if !self.initiator {
-            self.foresee(env);
+            self.foresee(now, env);
         }
         if let Some((id, _)) = self.deferred {
             self.begin_in_turn(now, id, env);

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Runs of a scenario, each from another seed.
-const SEEDS: u64 = 3;
+const SEEDS: u64 = 2;
 
 /// A person waits no longer than this for a terminal to answer after opening the lid.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -183,6 +183,32 @@ fn a_link_that_dies_while_the_server_is_down_is_replaced_without_it() {
                     pair.run(secs(30));
                 }
             }
+        }
+    }
+}
+
+// The hole has to be opened anew as soon as somebody moved, while the server is there to say where to.
+#[test]
+fn after_a_move_a_link_is_replaced_without_the_server() {
+    for seed in 0..seeds(SEEDS) {
+        for side in [CLIENT, HOST] {
+            let mut pair = Pair::new(seed, apart(), usual());
+            let stream = pair.open(CLIENT);
+            pair.run(secs(10));
+            let (network, now) = (pair.scene.networks[side], pair.scene.world.now);
+            let public = format!("198.51.100.{}", 90 + side).parse().expect("an address");
+            pair.scene.world.nat(network).renumber(now, vec![public]);
+            pair.with(side, Peer::moved);
+            pair.write(CLIENT, stream, 100);
+            pair.delivers(secs(20));
+            pair.run(secs(20));
+            pair.scene.world.cut(pair.scene.server, true);
+            pair.run(secs(120));
+            pair.with(side, |peer, io| peer.kill_links(io, true));
+            pair.write(CLIENT, stream, 100);
+            let killed = pair.now();
+            pair.delivers(secs(20));
+            println!("side {side} had moved: {:.2?}", pair.now() - killed);
         }
     }
 }

@@ -67,7 +67,8 @@ pub(super) async fn probe(
     report.send(Happened::Probed { ports, number, answer }).await.ok();
     if let Some(mut stream) = held {
         // Nothing more comes on it but its end.
-        stream.read(&mut [0]).await.ok();
+        let length = stream.read(&mut [0]).await.unwrap_or_default();
+        tracing::trace!(number, length, "the server has closed a probe");
     }
 }
 

@@ -77,8 +77,8 @@ async fn a_connection_to_oneself_is_a_failure() {
     assert!(matches!(ports.next().await, Input::ConnectFailed { why: OpenFailure::Other(_), .. }));
 }
 
-#[tokio::test]
-async fn a_probe_asks_hears_and_stays_open_until_the_release() {
+/// A probe that was asked and answered, by the server's end.
+async fn probed() -> (PunchPorts, tokio::net::TcpStream) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use crate::wire::{
@@ -106,8 +106,25 @@ async fn a_probe_asks_hears_and_stays_open_until_the_release() {
         panic!("no answer")
     };
     assert_eq!(heard, answer);
+    (ports, stream)
+}
+
+#[tokio::test]
+async fn a_probe_asks_hears_and_stays_open_until_the_release() {
+    use tokio::io::AsyncReadExt;
+
+    let (mut ports, mut stream) = probed().await;
     assert!(stream.try_read(&mut [0]).is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock));
     ports.release(SET);
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_probe_that_the_server_closes_is_closed_at_once() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let (_ports, mut stream) = probed().await;
+    stream.shutdown().await.unwrap();
     assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
 }
 

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Sequences in an ordinary run.
-const SEQUENCES: u64 = 200;
+const SEQUENCES: u64 = 120;
 
 /// Streams that each side opens at most.
 const STREAMS: usize = 8;
