@@ -292,8 +292,8 @@ impl Peer {
         let mut proved = self.line.proved().to_vec();
         let is_little = plan.openings.len() <= usize::from(Budget::UNPROVED.openings);
         let is_proved = |opening: &Opening| proved.contains(&opening.remote.ip());
-        if !is_little && !plan.openings.iter().all(is_proved) && env.nat.may_trust_server(now) {
-            proved.extend(self.line.named());
+        if !is_little && !plan.openings.iter().all(is_proved) && env.nat.may_believe(now) {
+            proved.extend(plan.openings.iter().map(|opening| opening.remote.ip()));
         }
         let openings = round.open(at, plan, env.server, &proved, env.out);
         env.nat.made(now, openings);

@@ -15,8 +15,8 @@ const HELD: Duration = Duration::from_secs(240);
 /// Most entries that are remembered: rounds of all sessions in that time. Older ones are forgotten first.
 const MAX_ENTRIES: usize = 1024;
 
-/// Where no datagram gets through directly (UDP is blocked, or ports move for UDP as well) only the server
-/// says where the peer is, and a server may lie. Then full effort is made in so many rounds ...
+/// Where no datagram gets through directly (UDP is blocked, or ports move for UDP as well) only the server and
+/// the peer itself say where it is, and either may lie. Then full effort is made in so many rounds ...
 const MOST_ON_HEARSAY: usize = 8;
 
 /// ... within this time by all sessions together: two attempts, or 8192 SYNs in ten minutes, with which nobody
@@ -37,13 +37,13 @@ pub(super) struct NatUse {
     /// A server is so far away.
     round_trip: Duration,
     turn: Option<(PeerId, Instant)>,
-    /// Full efforts towards addresses that only the server vouches for.
+    /// Full efforts towards addresses that the peer was not heard from.
     on_hearsay: VecDeque<Instant>,
 }
 
 impl NatUse {
-    /// May a round make full effort towards an address that only the server vouches for? It counts.
-    pub(super) fn may_trust_server(&mut self, now: Instant) -> bool {
+    /// May a round make full effort towards addresses that the peer was not heard from? It counts.
+    pub(super) fn may_believe(&mut self, now: Instant) -> bool {
         self.on_hearsay.retain(|at| *at + HEARSAY > now);
         let may = self.on_hearsay.len() < MOST_ON_HEARSAY;
         self.on_hearsay.extend(may.then_some(now));
@@ -145,13 +145,13 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "virtual time has to begin somewhere")]
-    fn a_server_is_trusted_with_a_few_rounds_only() {
+    fn what_is_only_said_is_believed_for_a_few_rounds() {
         let now = Instant::now();
         let mut shared = NatUse::default();
-        let granted = (0..100).filter(|_| shared.may_trust_server(now)).count();
+        let granted = (0..100).filter(|_| shared.may_believe(now)).count();
         assert_eq!(granted, MOST_ON_HEARSAY);
-        assert!(!shared.may_trust_server(now + HEARSAY - Duration::from_secs(1)));
-        assert!(shared.may_trust_server(now + HEARSAY));
+        assert!(!shared.may_believe(now + HEARSAY - Duration::from_secs(1)));
+        assert!(shared.may_believe(now + HEARSAY));
     }
 
     #[test]
