@@ -213,7 +213,7 @@ impl Peer {
     /// server's word for where it is has been taken too often. It is planned with that, so that what is
     /// opened are the likeliest ports.
     pub(super) fn budget(&self, now: Instant, env: &Env) -> Budget {
-        if self.line.proved().is_empty() && !env.nat.trusts_server(now) {
+        if self.line.proved().is_empty() && !env.nat.may_believe(now) {
             env.budget.agreed(Budget::UNPROVED.openings)
         } else {
             env.budget
@@ -362,8 +362,8 @@ impl Peer {
         let mut proved = self.line.proved().to_vec();
         let is_little = plan.openings.len() <= usize::from(Budget::UNPROVED.openings);
         let is_proved = |opening: &Opening| proved.contains(&opening.remote.ip());
-        if !is_little && !plan.openings.iter().all(is_proved) && env.nat.trust_server(now) {
-            proved.extend(self.line.named());
+        if !is_little && !plan.openings.iter().all(is_proved) && env.nat.believe(now) {
+            proved.extend(plan.openings.iter().map(|opening| opening.remote.ip()));
         }
         let openings = round.open(at, plan, env.server, &proved, env.out);
         env.nat.made(now, openings);

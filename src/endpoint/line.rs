@@ -235,11 +235,6 @@ impl Line {
         &self.sources
     }
 
-    /// Addresses that the server says the other peer has.
-    pub(super) fn named(&self) -> impl Iterator<Item = IpAddr> {
-        self.candidates.iter().map(SocketAddr::ip)
-    }
-
     /// Round trip over the best path.
     pub(super) fn rtt(&self, now: Instant) -> Option<Duration> {
         self.clock.shortest(now)

@@ -16,8 +16,8 @@ const HELD: Duration = Duration::from_secs(240);
 /// Most entries that are remembered: rounds of all sessions in that time. Older ones are forgotten first.
 const MAX_ENTRIES: usize = 1024;
 
-/// Where no datagram gets through directly (UDP is blocked, or ports move for UDP as well) only the server
-/// says where the peer is, and a server may lie. Then full effort is made in so many rounds ...
+/// Where no datagram gets through directly (UDP is blocked, or ports move for UDP as well) only the server and
+/// the peer itself say where it is, and either may lie. Then full effort is made in so many rounds ...
 const MOST_ON_HEARSAY: usize = 8;
 
 /// ... within this time by all sessions together: two attempts, or 8192 SYNs in ten minutes, with which nobody
@@ -38,22 +38,22 @@ pub(super) struct NatUse {
     /// A server is so far away.
     round_trip: Duration,
     turn: Option<(PeerId, Instant)>,
-    /// Full efforts towards addresses that only the server vouches for.
+    /// Full efforts towards addresses that the peer was not heard from.
     on_hearsay: VecDeque<Instant>,
     /// Servers that answered a probe, the last time that they were probed.
     heard: BTreeSet<IpAddr>,
 }
 
 impl NatUse {
-    /// May a round make full effort towards an address that only the server vouches for?
-    pub(super) fn trusts_server(&self, now: Instant) -> bool {
+    /// May a round make full effort towards addresses that the peer was not heard from?
+    pub(super) fn may_believe(&self, now: Instant) -> bool {
         self.on_hearsay.iter().filter(|at| **at + HEARSAY > now).count() < MOST_ON_HEARSAY
     }
 
     /// The same for a round that does: it counts.
-    pub(super) fn trust_server(&mut self, now: Instant) -> bool {
+    pub(super) fn believe(&mut self, now: Instant) -> bool {
         self.on_hearsay.retain(|at| *at + HEARSAY > now);
-        let may = self.trusts_server(now);
+        let may = self.may_believe(now);
         self.on_hearsay.extend(may.then_some(now));
         may
     }
@@ -170,13 +170,13 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "virtual time has to begin somewhere")]
-    fn a_server_is_trusted_with_a_few_rounds_only() {
+    fn what_is_only_said_is_believed_for_a_few_rounds() {
         let now = Instant::now();
         let mut shared = NatUse::default();
-        let granted = (0..100).filter(|_| shared.trust_server(now)).count();
+        let granted = (0..100).filter(|_| shared.believe(now)).count();
         assert_eq!(granted, MOST_ON_HEARSAY);
-        assert!(!shared.trusts_server(now + HEARSAY - Duration::from_secs(1)));
-        assert!(shared.trusts_server(now + HEARSAY));
+        assert!(!shared.may_believe(now + HEARSAY - Duration::from_secs(1)));
+        assert!(shared.may_believe(now + HEARSAY));
     }
 
     #[test]

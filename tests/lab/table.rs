@@ -67,9 +67,12 @@ enum Outcome {
     Linked(usize, String),
     /// No link within the limit.
     Nothing,
-    /// Told why not, and nothing was opened.
+    /// Told why not, and nothing was sprayed.
     Told,
 }
+
+/// A host that has only just begun does not know of its own firewall yet, and tries a pair of ports or two.
+const FEW: usize = 4;
 
 fn cell(record: &Record, [home, laptop]: [Side; 2], expected: Expected, runs: u64) -> Result<()> {
     let (mut first, mut linked, mut told, mut took) = (0, 0, 0, Vec::new());
@@ -110,6 +113,12 @@ fn milliseconds(line: &str) -> Option<u64> {
     rest.split_once(" ms")?.0.trim().parse().ok()
 }
 
+/// "opening 1024 connections in 50 ms": how many.
+fn opened(line: &str) -> Option<usize> {
+    let (_, rest) = line.split_once("opening ")?;
+    rest.split_once(" connection")?.0.parse().ok()
+}
+
 fn one(record: &Record, run: u64, [home, laptop]: [&Side; 2]) -> Result<Outcome> {
     // 40, 68 or 100 ms there and back, and each way crosses two lines.
     let delay = Duration::from_millis([10, 17, 25][run as usize % 3]);
@@ -121,12 +130,12 @@ fn one(record: &Record, run: u64, [home, laptop]: [&Side; 2]) -> Result<Outcome>
     let (linked, hopeless) = ("connected directly to", "no direct connection to");
     let line = connect.one_of(&[linked, hopeless], LIMIT);
     let said = record.read();
-    let opened = said.lines().any(|line| line.contains("| opening "));
+    let most = said.lines().filter_map(opened).max().unwrap_or(0);
     Ok(match line {
         Some(line) if line.contains(linked) => {
             Outcome::Linked(said.matches("no connection this time").count(), line)
         }
-        Some(_) if !opened => Outcome::Told,
+        Some(_) if most <= FEW => Outcome::Told,
         _ => Outcome::Nothing,
     })
 }

@@ -289,6 +289,18 @@ fn a_pair_that_cannot_be_predicted_is_told_so_and_nothing_is_sprayed() {
     assert!(scene.world.syns < 200, "{} SYNs", scene.world.syns);
 }
 
+/// The clock's samples get lost, and the counter's base grows old meanwhile: nobody may spin until both are
+/// there (the world watches that time goes on).
+#[test]
+fn a_client_that_waits_for_its_clock_sleeps() {
+    for seed in 0..seeds(40) {
+        let place = apart(Behaviour::linux(Unsolicited::Icmp), Behaviour::sequential(2));
+        let mut scene = Scene::new(seed, place, Conditions { loss: 0.3, ..usual() });
+        scene.start_client();
+        scene.run_until_done(secs(20));
+    }
+}
+
 #[test]
 fn several_clients_at_once_each_get_their_own_link() {
     for seed in 0..seeds(SEEDS) {

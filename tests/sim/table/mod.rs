@@ -143,6 +143,9 @@ const FEW: u64 = 24;
 fn no_figure_is_missed_by_more_than_chance() {
     let mut failures = Vec::new();
     for Figure { name, cells, promise } in figures() {
+        if matches!(promise, Promise::Reported) {
+            continue;
+        }
         let mut tally = Tally::default();
         for n in 0..FEW {
             let cell = &cells[n as usize % cells.len()];
