@@ -52,15 +52,15 @@ pub(crate) fn peer_messages(bytes: &[u8]) {
 
 /// What goes to and comes from probe ports.
 pub(crate) fn probes(bytes: &[u8]) {
-    if let Some(preamble) = bytes.first_chunk() {
-        if let Ok(purpose) = probe::parse_preamble(*preamble) {
-            assert_eq!(probe::preamble(purpose), *preamble);
-        }
+    if let Some(preamble) = bytes.first_chunk()
+        && let Ok(purpose) = probe::parse_preamble(*preamble)
+    {
+        assert_eq!(probe::preamble(purpose), *preamble);
     }
-    if let Some(question) = bytes.first_chunk() {
-        if let Ok(parsed) = ProbeQuestion::parse(question) {
-            assert_eq!(parsed.encode(), *question);
-        }
+    if let Some(question) = bytes.first_chunk()
+        && let Ok(parsed) = ProbeQuestion::parse(question)
+    {
+        assert_eq!(parsed.encode(), *question);
     }
     body::<ProbeAnswer>(bytes, MAX_ANSWER);
 }

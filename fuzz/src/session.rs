@@ -234,7 +234,7 @@ fn frames(mut script: Script<'_>) {
         now += script.duration();
         while let Some(event) = mux.poll_event() {
             if let MuxEvent::Opened { id, .. } = event
-                && script.byte() % 4 == 0
+                && script.below(4) == 0
             {
                 mux.reset(id, ResetReason::Refused);
             }

@@ -97,7 +97,7 @@ pub enum Event {
         peer: PeerId,
         /// The round.
         id: RoundId,
-        /// Its kind, from 0: what to remember where a connection comes of it ([`Hint`]).
+        /// Its kind, from 0: what to remember where a connection comes of it ([`Hint`](super::Hint)).
         variant: u8,
         /// Time to the instant.
         lead: Duration,

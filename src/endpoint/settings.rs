@@ -15,7 +15,7 @@ pub struct Settings {
     /// Addresses of the rendezvous server, at most one for each address family.
     pub servers: Vec<SocketAddr>,
     /// The server's key, where it is pinned; otherwise the first one seen is taken
-    /// ([`Event::ServerKey`]).
+    /// ([`Event::ServerKey`](super::Event::ServerKey)).
     pub server_key: Option<PublicKey>,
     /// Addresses that probes go to; those of an address family without a local socket are skipped.
     pub probe_servers: Vec<SocketAddr>,
@@ -25,12 +25,12 @@ pub struct Settings {
     pub effort: Effort,
     /// What worked before between this side's networks and the host (a client's); tried first.
     pub hints: Vec<Hint>,
-    /// Whether the server is asked what the NAT does with SYNs from outside ([`Output::Favour`]). It takes
+    /// Whether the server is asked what the NAT does with SYNs from outside ([`Output::Favour`](super::Output::Favour)). It takes
     /// four punch ports more, for some seconds.
     pub examine: bool,
 }
 
-/// From a network of this side's, rounds of a kind have worked ([`Event::Opening`] names it).
+/// From a network of this side's, rounds of a kind have worked ([`Event::Opening`](super::Event::Opening) names it).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hint {
     /// This side's public network.

@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// Runs in a test of every day.
-const SEEDS: u64 = 24;
+const SEEDS: u64 = 12;
 
 fn address(net: &str, last: usize) -> IpAddr {
     format!("{net}.{last}").parse().expect("an address")
