@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 
 use super::{
     Output, PortsId,
-    attempt::Agreed,
     peer::{Env, HOLD, Peer},
     round::Round,
+    start::Agreed,
 };
 use crate::{
     nat,

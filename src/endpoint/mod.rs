@@ -22,6 +22,7 @@ mod event;
 mod examination;
 #[cfg(test)]
 mod hardships;
+mod heard;
 mod host;
 mod io;
 mod kept;
@@ -34,6 +35,7 @@ mod reasons;
 mod round;
 mod server;
 mod settings;
+mod start;
 mod survey;
 #[cfg(test)]
 mod tests;

@@ -21,6 +21,7 @@ mod attempt;
 mod client;
 mod cookie;
 mod directory;
+mod event;
 mod exchange;
 mod favours;
 #[cfg(test)]
@@ -41,9 +42,8 @@ mod world;
 
 use std::net::SocketAddr;
 
-pub use client::{
-    Client, ClientEvent, MAX_QUEUE, REKEY_AFTER, REKEY_TCP_AFTER, SILENT_AFTER, SILENT_MOST, TCP_AFTER,
-};
+pub use client::{Client, MAX_QUEUE, REKEY_AFTER, REKEY_TCP_AFTER, SILENT_AFTER, SILENT_MOST, TCP_AFTER};
+pub use event::ClientEvent;
 pub use favours::Favours;
 pub use limits::{ASSOCIATION_TIMEOUT, KEEP_ALIVE, Limits};
 pub use names::{Store, is_name};
