@@ -367,11 +367,14 @@ impl Settings {
     fn learn_from(&self, attempt: &Attempt, event: &endpoint::Event, output: &Output) {
         let (home, server) = (self.trust.home(), self.servers.name());
         let result = match event {
-            endpoint::Event::NatFound { .. } => attempt.recall(home, &self.name, server).map(|last| {
-                if let Some(last) = last {
-                    output.live(&format!("last time, {}", memory::words(&last)));
-                }
-            }),
+            // Before anything was tried: later it is known better.
+            endpoint::Event::NatFound { .. } if attempt.round.is_none() => {
+                attempt.recall(home, &self.name, server).map(|last| {
+                    if let Some(last) = last {
+                        output.live(&format!("last time, {}", memory::words(&last)));
+                    }
+                })
+            }
             endpoint::Event::Connected { lan, .. } => attempt.remember(home, &self.name, server, *lan),
             _ => Ok(()),
         };

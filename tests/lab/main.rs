@@ -78,8 +78,8 @@ impl Cell {
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // Worlds are cheap, but what runs in them is not: more at a time only wait for each other.
-    arguments.test_threads = arguments.test_threads.or(Some(2));
+    // Worlds are cheap, but what runs in them is not: more than a few at a time only wait for each other.
+    arguments.test_threads = arguments.test_threads.or(Some(3));
     if arguments.list {
         return finish(&arguments, &Ok(Privilege::Root));
     }

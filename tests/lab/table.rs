@@ -127,7 +127,7 @@ fn one(record: &Record, run: u64, [home, laptop]: [&Side; 2]) -> Result<Outcome>
     let echo = Service::echo(&trio.home)?;
     let parties = Parties::start(record, trio.hosts(), trio.vps.address, echo.port)?;
     let connect = parties.connect_with(&["-v"])?;
-    let (linked, hopeless) = ("connected directly to", "no direct connection to");
+    let (linked, hopeless) = ("connected directly to", "is not possible");
     let line = connect.one_of(&[linked, hopeless], LIMIT);
     let said = record.read();
     let most = said.lines().filter_map(opened).max().unwrap_or(0);
