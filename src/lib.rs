@@ -77,6 +77,8 @@ pub mod punch;
 pub mod rendezvous;
 pub mod secure;
 pub mod session;
+#[cfg(test)]
+mod testing;
 pub mod wire;
 
 pub use error::{ConfigError, Error, NetworkError, PeerError};

@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::{
     secure::{Initiator, Psk, Purpose, Responder, StaticKey},
+    testing::start,
     wire::packet::Packet,
 };
 
@@ -21,11 +22,6 @@ fn pair() -> (Channel<String>, Channel<String>) {
     let (second, theirs) = responder.write(&Psk::none(), b"");
     let (_, ours) = initiator.read(&second).unwrap();
     (Channel::new(ours.datagram(), 1, 2, MAX), Channel::new(theirs.datagram(), 2, 1, MAX))
-}
-
-#[expect(clippy::disallowed_methods, reason = "an arbitrary beginning of virtual time")]
-fn start() -> Instant {
-    Instant::now()
 }
 
 fn ms(amount: u64) -> Duration {

@@ -50,19 +50,10 @@ pub(super) fn back(prediction: &mut Prediction, time: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nat::{Filtering, Mapping, SimultaneousOpen, Unsolicited};
+    use crate::nat::Mapping;
 
     fn prediction(model: Model) -> Prediction {
-        Prediction {
-            address: [192, 0, 2, 7].into(),
-            model,
-            mapping: Mapping::AddressAndPortDependent,
-            filtering: Filtering::Unknown,
-            unsolicited: Unsolicited::Unknown,
-            simultaneous_open: SimultaneousOpen::Unknown,
-            fresh: None,
-            confidence: 90,
-        }
+        Prediction::new([192, 0, 2, 7].into(), model, Mapping::AddressAndPortDependent, 90)
     }
 
     #[test]

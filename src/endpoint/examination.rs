@@ -321,23 +321,15 @@ impl Examination {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::start;
 
     fn fixed() -> Prediction {
-        Prediction {
-            address: [192, 0, 2, 7].into(),
-            model: Model::Fixed { ports: vec![40_000] },
-            mapping: Mapping::EndpointIndependent,
-            filtering: Filtering::Unknown,
-            unsolicited: Unsolicited::Unknown,
-            simultaneous_open: SimultaneousOpen::Unknown,
-            confidence: 99,
-            fresh: None,
-        }
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "virtual time has to begin somewhere")]
-    fn start() -> Instant {
-        Instant::now()
+        Prediction::new(
+            [192, 0, 2, 7].into(),
+            Model::Fixed { ports: vec![40_000] },
+            Mapping::EndpointIndependent,
+            99,
+        )
     }
 
     /// An examination whose ports are bound, and what it asked for.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{world::*, *};
 use crate::{
-    nat::{Filtering, Mapping, Model, Prediction, SimultaneousOpen, Unsolicited},
+    nat::{Mapping, Model, Prediction},
     punch::schedule,
     rendezvous::{Limits, Server},
     wire::{
@@ -219,16 +219,7 @@ fn predictions_without_measure_are_not_planned_with() {
     world.run(5 * SECOND, |_| false);
     let id = RoundId { attempt: 100, round: 0 };
     world.say(CLIENT, PeerMessage::Prepare { id });
-    let wide = Prediction {
-        address: address(CLIENT),
-        model: Model::Random,
-        mapping: Mapping::EndpointIndependent,
-        filtering: Filtering::Unknown,
-        unsolicited: Unsolicited::Unknown,
-        simultaneous_open: SimultaneousOpen::Unknown,
-        fresh: None,
-        confidence: 50,
-    };
+    let wide = Prediction::new(address(CLIENT), Model::Random, Mapping::EndpointIndependent, 50);
     world.say(
         CLIENT,
         PeerMessage::Predicted { id, predictions: vec![wide; 9], lan: Vec::new(), age_ms: 0, budget: 1024 },

@@ -115,6 +115,8 @@ impl Endpoint {
             .map(|server| Client::new(now, rng.random(), key.clone(), server, server_key, node))
             .collect();
         let is_host = matches!(role, Role::Host { .. });
+        // Whoever only gives a name up connects to nobody.
+        let examine = examine && !matches!(role, Role::Owner { .. });
         let part = match role {
             Role::Host { name } => Part::Host(host::Host::new(name)),
             Role::Owner { name } => Part::Owner(name),

@@ -131,20 +131,17 @@ impl NatUse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nat::{Counter, Filtering, Mapping, SimultaneousOpen, Unsolicited};
+    use crate::nat::{Counter, Mapping};
+    use crate::testing::start;
 
     fn moving() -> Prediction {
         let counter = Counter { next: 5000, step: 1, jitter: 0, rate_centi: 0, over_ms: 100 };
-        Prediction {
-            address: [192, 0, 2, 7].into(),
-            model: Model::Progression(counter),
-            mapping: Mapping::AddressAndPortDependent,
-            filtering: Filtering::Unknown,
-            unsolicited: Unsolicited::Unknown,
-            simultaneous_open: SimultaneousOpen::Unknown,
-            fresh: None,
-            confidence: 90,
-        }
+        Prediction::new(
+            [192, 0, 2, 7].into(),
+            Model::Progression(counter),
+            Mapping::AddressAndPortDependent,
+            90,
+        )
     }
 
     #[test]
@@ -169,9 +166,8 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::disallowed_methods, reason = "virtual time has to begin somewhere")]
     fn what_is_only_said_is_believed_for_a_few_rounds() {
-        let now = Instant::now();
+        let now = start();
         let mut shared = NatUse::default();
         let granted = (0..100).filter(|_| shared.believe(now)).count();
         assert_eq!(granted, MOST_ON_HEARSAY);
@@ -180,9 +176,8 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::disallowed_methods, reason = "virtual time has to begin somewhere")]
     fn where_ports_move_sessions_take_turns_and_mappings_are_counted_until_they_are_forgotten() {
-        let now = Instant::now();
+        let now = start();
         let (a, b) = (PeerId(1), PeerId(2));
         let mut shared = NatUse::default();
         assert_eq!(

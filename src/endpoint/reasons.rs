@@ -125,19 +125,10 @@ fn moves(model: &Model) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nat::{Counter, Filtering, Mapping, Unsolicited};
+    use crate::nat::{Counter, Mapping};
 
     fn side(model: Model) -> Vec<Prediction> {
-        vec![Prediction {
-            address: [192, 0, 2, 7].into(),
-            model,
-            mapping: Mapping::AddressAndPortDependent,
-            filtering: Filtering::Unknown,
-            unsolicited: Unsolicited::Unknown,
-            simultaneous_open: SimultaneousOpen::Unknown,
-            confidence: 90,
-            fresh: None,
-        }]
+        vec![Prediction::new([192, 0, 2, 7].into(), model, Mapping::AddressAndPortDependent, 90)]
     }
 
     fn counter() -> Model {

@@ -8,7 +8,10 @@ use super::{world::*, *};
 use crate::{
     nat::{Filtering, Model, SimultaneousOpen, Unsolicited},
     secure::Psk,
-    wire::{examine::Knocked, server::Decline},
+    wire::{
+        examine::Knocked,
+        server::{Decline, Release},
+    },
 };
 
 #[test]
@@ -209,6 +212,16 @@ fn two_strict_firewalls_are_told_before_anything_is_opened() {
     // The next attempt knows it from the beginning.
     world.run(Duration::from_secs(20), |_| false);
     assert_eq!(world.connects, [0, 0]);
+}
+
+#[test]
+fn whoever_gives_a_name_up_asks_the_server_that_and_nothing_else() {
+    let mut world = World::new(20);
+    world.nats[HOST] = Some(STRICT);
+    world.owner();
+    let released = |w: &World| w.heard(HOST, |e| *e == Event::Released(Release::Unknown));
+    assert!(world.run(Duration::from_secs(5), released), "{}", world.story());
+    assert!(world.bound.is_empty(), "its NAT does not matter");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::{
     punch::schedule::ROUND,
     rendezvous::{Limits, Server, Source},
     secure::{EstablishedLink, Psk, PublicKey},
+    testing::start,
     wire::{
         examine::{Knocked, Origin},
         probe::ProbeAnswer,
@@ -84,9 +85,8 @@ pub(super) fn address(who: usize) -> IpAddr {
 }
 
 impl World {
-    #[expect(clippy::disallowed_methods, reason = "virtual time has to begin somewhere")]
     pub(super) fn new(one_way_ms: u64) -> Self {
-        let now = Instant::now();
+        let now = start();
         World {
             now,
             began: now,
@@ -143,6 +143,10 @@ impl World {
 
     pub(super) fn host(&mut self) {
         self.start(HOST, Role::Host { name: "myhost".into() });
+    }
+
+    pub(super) fn owner(&mut self) {
+        self.start(HOST, Role::Owner { name: "myhost".into() });
     }
 
     pub(super) fn client(&mut self, host_key: Option<PublicKey>, invite: Option<(u64, Psk)>) {

@@ -160,7 +160,7 @@ impl ReceiveWindow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::testing::start;
+    use crate::testing::start;
 
     const MS: Duration = Duration::from_millis(1);
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 use super::{flow::INITIAL_WINDOW, *};
-use crate::session::testing::start;
+use crate::testing::start;
 
 const RECORD: usize = 64 * 1024;
 

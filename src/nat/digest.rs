@@ -100,16 +100,12 @@ mod tests {
     use super::*;
 
     fn fixed(ports: &[u16]) -> Prediction {
-        Prediction {
-            address: [192, 0, 2, 7].into(),
-            model: Model::Fixed { ports: ports.to_vec() },
-            mapping: Mapping::EndpointIndependent,
-            filtering: Filtering::Unknown,
-            unsolicited: Unsolicited::Unknown,
-            simultaneous_open: SimultaneousOpen::Unknown,
-            fresh: None,
-            confidence: 99,
-        }
+        Prediction::new(
+            [192, 0, 2, 7].into(),
+            Model::Fixed { ports: ports.to_vec() },
+            Mapping::EndpointIndependent,
+            99,
+        )
     }
 
     #[test]

@@ -177,6 +177,20 @@ impl Counter {
 }
 
 impl Prediction {
+    /// What the ports show; what is tested beside them is not known.
+    pub fn new(address: IpAddr, model: Model, mapping: Mapping, confidence: u8) -> Self {
+        Prediction {
+            address,
+            model,
+            mapping,
+            filtering: Filtering::Unknown,
+            unsolicited: Unsolicited::Unknown,
+            simultaneous_open: SimultaneousOpen::Unknown,
+            fresh: None,
+            confidence,
+        }
+    }
+
     /// Whether the numbers mean something. What a peer sends is checked with this before it is planned
     /// with: at least one known port, a step that moves, a rate that was seen, a band that is not empty.
     pub fn is_sound(&self) -> bool {

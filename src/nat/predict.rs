@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Counter, Filtering, MAX_PORTS, Mapping, Model, Observation, Prediction, SimultaneousOpen, Unsolicited,
-    fixed, observe, progression, spread,
+    Counter, MAX_PORTS, Mapping, Model, Observation, Prediction, fixed, observe, progression, spread,
 };
 
 /// What a model is held for.
@@ -38,16 +37,7 @@ pub fn predict(observations: &[Observation], punch_ports: &[u16]) -> Option<Pred
     let fresh = fresh(&model, mapping, &seen, punch_ports);
     let share = seen.len() * 100 / observations.len().max(1);
     let confidence = u8::try_from(usize::from(confidence) * share / 100).unwrap_or(0);
-    Some(Prediction {
-        address,
-        model,
-        mapping,
-        filtering: Filtering::Unknown,
-        unsolicited: Unsolicited::Unknown,
-        simultaneous_open: SimultaneousOpen::Unknown,
-        fresh,
-        confidence,
-    })
+    Some(Prediction { fresh, ..Prediction::new(address, model, mapping, confidence) })
 }
 
 /// Whether the observations of the first group say all that there is to say: the ports are fixed

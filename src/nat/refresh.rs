@@ -48,19 +48,15 @@ const FURTHEST: u64 = 2_000;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nat::{Counter, Filtering, Mapping, SimultaneousOpen, Unsolicited};
+    use crate::nat::{Counter, Mapping};
 
     fn prediction(next: u16, step: i16, rate_centi: u32) -> Prediction {
-        Prediction {
-            address: [192, 0, 2, 7].into(),
-            model: Model::Progression(Counter { next, step, jitter: 0, rate_centi, over_ms: 300 }),
-            mapping: Mapping::AddressAndPortDependent,
-            filtering: Filtering::Unknown,
-            unsolicited: Unsolicited::Unknown,
-            simultaneous_open: SimultaneousOpen::Unknown,
-            fresh: None,
-            confidence: 90,
-        }
+        Prediction::new(
+            [192, 0, 2, 7].into(),
+            Model::Progression(Counter { next, step, jitter: 0, rate_centi, over_ms: 300 }),
+            Mapping::AddressAndPortDependent,
+            90,
+        )
     }
 
     fn moved(step: i16, rate: u32, seen: u16) -> u16 {

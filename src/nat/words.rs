@@ -57,19 +57,9 @@ fn fixed(ports: &[u16], punch_ports: &[u16], mapping: Mapping) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nat::{Filtering, SimultaneousOpen, Unsolicited};
 
     fn said(model: Model, punch_ports: &[u16]) -> String {
-        let prediction = Prediction {
-            address: [192, 0, 2, 7].into(),
-            model,
-            mapping: Mapping::EndpointIndependent,
-            filtering: Filtering::Unknown,
-            unsolicited: Unsolicited::Unknown,
-            simultaneous_open: SimultaneousOpen::Unknown,
-            fresh: None,
-            confidence: 99,
-        };
+        let prediction = Prediction::new([192, 0, 2, 7].into(), model, Mapping::EndpointIndependent, 99);
         describe(&prediction, punch_ports)
     }
 

@@ -166,13 +166,9 @@ impl PingLog {
 mod tests {
     use super::*;
     use crate::nat::synthetic::Dice;
+    use crate::testing::start;
 
     const MS: Duration = Duration::from_millis(1);
-
-    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
-    fn start() -> Instant {
-        Instant::now()
-    }
 
     /// Two clocks hours apart, `pings` pings over a path with the given one-way delays plus jitter: how
     /// far apart the two sides' idea of the agreed instant is, in the true time that only the test knows.

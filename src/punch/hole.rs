@@ -212,13 +212,9 @@ fn patience(unanswered: usize) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::start;
 
     const MS: Duration = Duration::from_millis(1);
-
-    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
-    fn start() -> Instant {
-        Instant::now()
-    }
 
     fn at(port: u16) -> SocketAddr {
         SocketAddr::from(([203, 0, 113, 1], port))

@@ -112,7 +112,7 @@ fn signed(millis: u64, source: Source, sender: u32) -> [u8; 8 + 16 + 2 + 1 + 4] 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rendezvous::testing::start;
+    use crate::testing::start;
 
     fn source(text: &str, udp: bool) -> Source {
         Source { addr: text.parse().expect("an address"), udp }

@@ -1,7 +1,7 @@
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::*;
-use crate::rendezvous::testing::start;
+use crate::testing::start;
 
 impl Directory {
     /// Every table says the same.

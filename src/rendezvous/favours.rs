@@ -57,7 +57,7 @@ impl Favours {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rendezvous::testing::start;
+    use crate::testing::start;
 
     fn source(n: u32) -> SocketAddr {
         (std::net::Ipv4Addr::from_bits(n), 7).into()

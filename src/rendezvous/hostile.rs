@@ -11,11 +11,11 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use super::{
     Client, ClientEvent, Limits, REKEY_AFTER, Server, Source,
     limits::MAX_BACKLOG,
-    testing::start,
     world::{DAWN, World, key},
 };
 use crate::{
     endpoint::Path,
+    testing::start,
     wire::{
         Blob, MAX_DATAGRAM, VERSION,
         packet::{COOKIE, Packet, Refusal},

@@ -34,8 +34,6 @@ mod relations;
 mod server;
 mod spent;
 #[cfg(test)]
-mod testing;
-#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod world;

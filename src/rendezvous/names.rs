@@ -227,7 +227,7 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rendezvous::testing::start;
+    use crate::testing::start;
 
     const ALICE: PublicKey = PublicKey([1; 32]);
     const BOB: PublicKey = PublicKey([2; 32]);

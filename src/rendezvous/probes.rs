@@ -142,7 +142,7 @@ fn punch_ports(observations: &[Observation]) -> Vec<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{nat::Model, rendezvous::testing::start, wire::probe::MAX_ANSWER};
+    use crate::{nat::Model, testing::start, wire::probe::MAX_ANSWER};
 
     fn addr(text: &str) -> SocketAddr {
         text.parse().expect("an address")

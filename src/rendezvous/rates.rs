@@ -110,7 +110,7 @@ impl Rates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rendezvous::testing::start;
+    use crate::testing::start;
 
     fn source(n: u32) -> Prefix {
         Prefix::V4(n)

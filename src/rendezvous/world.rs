@@ -10,10 +10,11 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use zeroize::Zeroizing;
 
-use super::{Client, ClientEvent, Limits, Server, Source, Store, testing::start};
+use super::{Client, ClientEvent, Limits, Server, Source, Store};
 use crate::{
     endpoint::Path,
     secure::{PublicKey, StaticKey},
+    testing::start,
     wire::server::{FromServer, ToServer},
 };
 

@@ -210,7 +210,7 @@ impl Liveness {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::testing::start;
+    use crate::testing::start;
 
     const MS: Duration = Duration::from_millis(1);
     const LEAST: Duration = Duration::from_secs(2);

@@ -62,7 +62,7 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{session::testing::start, wire::record::MAX_SESSION_BODY};
+    use crate::{testing::start, wire::record::MAX_SESSION_BODY};
 
     /// The record's size after a second of that rate.
     fn after_a_second(bytes_a_second: usize) -> usize {

@@ -1,18 +1,10 @@
 //! Keys for tests, out of real handshakes.
 
-use std::time::Instant;
-
 use zeroize::Zeroizing;
 
 use crate::secure::{
     EpochKeys, EstablishedLink, Initiator, LinkKeys, Psk, Purpose, Responder, Secrets, StaticKey,
 };
-
-/// Any instant: tests count from here.
-#[expect(clippy::disallowed_methods, reason = "an Instant cannot be made from nothing")]
-pub(crate) fn start() -> Instant {
-    Instant::now()
-}
 
 /// What one handshake gave to both sides.
 pub(crate) struct Keys(Secrets, Secrets);

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    testing::{Keys, link, start},
+    testing::{Keys, link},
     *,
 };
+use crate::testing::start;
 
 const MS: Duration = Duration::from_millis(1);
 

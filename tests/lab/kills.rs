@@ -9,6 +9,7 @@ use std::{
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{self, RecvTimeoutError},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -33,8 +34,8 @@ const ROUND_TRIP: Duration = Duration::from_millis(20);
 /// Concurrent connections under many deaths.
 const CONNECTIONS: usize = 50;
 
-/// The program keeps the ports of a round for 4 s after its link was chosen: what it holds is counted
-/// after that.
+/// The program keeps the ports of a round for 4 s after its link was chosen: what it holds before anything is
+/// harmed is counted after that, or too much would be allowed later.
 const SETTLED: Duration = Duration::from_secs(5);
 
 /// Memory may be this much more than before: an allocator does not give back everything.
@@ -73,17 +74,18 @@ fn transfer(record: &Record, run: u64, bytes: u64, deaths: usize) -> Result<()> 
     let stream = connect(&scene.laptop, LOCAL_PORT)?;
     let received = Arc::new(AtomicU64::new(0));
     let start = Instant::now();
+    let (over, ended) = mpsc::channel::<()>();
     let client = {
         let received = Arc::clone(&received);
-        std::thread::spawn(move || exchange(stream, &received))
+        std::thread::spawn(move || {
+            // Dropped at the end, however it ends.
+            let _over = over;
+            exchange(stream, &received)
+        })
     };
     let mut killed = 0;
     while killed < deaths && flows(&client, &received, 1)? {
-        let until = Instant::now() + LIFE;
-        while Instant::now() < until && !client.is_finished() {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        if client.is_finished() {
+        if ended.recv_timeout(LIFE) != Err(RecvTimeoutError::Timeout) {
             break;
         }
         let what = ["reset", "silence", "flush"][killed % 3];
@@ -214,7 +216,6 @@ fn many(record: &Record, kills: usize) -> Result<()> {
     let took = start.elapsed();
     let peak = usage(programs)?;
     let bytes = crowd.end()?;
-    std::thread::sleep(SETTLED);
     let deadline = Instant::now() + PATIENCE;
     let after = loop {
         let after = usage(programs)?;

@@ -363,14 +363,9 @@ mod tests {
     #[test]
     fn a_random_nat_reaches_those_that_keep_ports_and_no_others() {
         let mine = Prediction {
-            address: [192, 0, 2, 7].into(),
-            model: Model::Random,
-            mapping: Mapping::AddressAndPortDependent,
             filtering: Filtering::AddressAndPortDependent,
             unsolicited: Unsolicited::Dropped,
-            simultaneous_open: SimultaneousOpen::Unknown,
-            confidence: 99,
-            fresh: None,
+            ..Prediction::new([192, 0, 2, 7].into(), Model::Random, Mapping::AddressAndPortDependent, 99)
         };
         let [(_, fixed), (_, progression), _, (_, random)] = chances(&mine, Effort::Normal);
         assert!(fixed >= 90, "{fixed}");

@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 
 use punchtunnel::{
     endpoint::PeerId,
-    nat::{Filtering, Mapping, Model, SimultaneousOpen, Unsolicited},
+    nat::{Mapping, Model},
     wire::peer::RoundId,
 };
 
@@ -46,16 +46,12 @@ fn fatal(told: Telling) -> (String, u8) {
 
 #[test]
 fn each_step_is_a_sentence_with_its_time() {
-    let prediction = Prediction {
-        address: address().ip(),
-        model: Model::Fixed { ports: vec![40000] },
-        mapping: Mapping::EndpointIndependent,
-        filtering: Filtering::Unknown,
-        unsolicited: Unsolicited::Unknown,
-        simultaneous_open: SimultaneousOpen::Unknown,
-        fresh: None,
-        confidence: 100,
-    };
+    let prediction = Prediction::new(
+        address().ip(),
+        Model::Fixed { ports: vec![40000] },
+        Mapping::EndpointIndependent,
+        100,
+    );
     let took = Duration::from_micros(41_200);
     for (event, sentence) in [
         (Event::Registered, "registered as \"myhost\" at vps:7862"),

@@ -1,6 +1,7 @@
 use std::collections::VecDeque;
 
 use super::*;
+use crate::testing::start;
 
 const MS: Duration = Duration::from_millis(1);
 const SERVERS: [([u8; 4], u16); 2] = [([192, 0, 2, 1], 7862), ([192, 0, 2, 1], 7863)];
@@ -15,9 +16,8 @@ struct Bench {
 }
 
 impl Bench {
-    #[expect(clippy::disallowed_methods, reason = "virtual time has to begin somewhere")]
     fn new(moves: bool, pause: Option<Duration>) -> Self {
-        let (now, mut out) = (Instant::now(), VecDeque::new());
+        let (now, mut out) = (start(), VecDeque::new());
         let servers = &SERVERS.map(SocketAddr::from);
         let means = Means { servers, heard: &BTreeSet::new(), batch: [7; 16], pause };
         let v4 = (40_000..40_016).collect();

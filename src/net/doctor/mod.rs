@@ -37,7 +37,7 @@ const PROBES_LIMIT: Duration = Duration::from_secs(4);
 /// repetition of the SYN.
 const HAIRPIN_LIMIT: Duration = Duration::from_millis(1500);
 
-/// Index of the first punch port that neither phase of probes uses.
+/// Index of the first punch port that neither group of probes uses.
 const FIRST_UNUSED: u16 = 2 * nat::PROBED_LOCALS;
 
 /// The only set of punch ports.
@@ -163,16 +163,16 @@ impl Examination {
     async fn probe(&mut self, ports: &mut PunchPorts, servers: &[SocketAddr]) -> Vec<Observation> {
         let count = u16::try_from(self.punch_ports.len()).unwrap_or(u16::MAX);
         let Some(&batch) = clock::seed().first_chunk::<16>() else { return Vec::new() };
-        let mut seen = self.phase(ports, batch, &nat::probe_batch(count, servers)).await;
+        let mut seen = self.group(ports, batch, &nat::probe_batch(count, servers)).await;
         if !nat::is_settled(&seen, &self.punch_ports) {
             tokio::time::sleep(nat::pause(self.answered_in.unwrap_or_default())).await;
-            seen.extend(self.phase(ports, batch, &nat::probe_more(count, servers)).await);
+            seen.extend(self.group(ports, batch, &nat::probe_more(count, servers)).await);
         }
         seen
     }
 
     /// Sends probes at once, and collects their answers.
-    async fn phase(
+    async fn group(
         &mut self,
         ports: &mut PunchPorts,
         batch: [u8; 16],

@@ -93,16 +93,8 @@ struct Side {
 impl Side {
     fn new(kind: &Kind, dice: &mut Dice) -> Self {
         let nat = (kind.nat)(dice);
-        let prediction = Prediction {
-            address: nat.address,
-            model: Model::Random,
-            mapping: crate::nat::Mapping::EndpointIndependent,
-            filtering: crate::nat::Filtering::Unknown,
-            unsolicited: Unsolicited::Unknown,
-            simultaneous_open: SimultaneousOpen::Unknown,
-            fresh: None,
-            confidence: 0,
-        };
+        let prediction =
+            Prediction::new(nat.address, Model::Random, crate::nat::Mapping::EndpointIndependent, 0);
         Side { nat, punch: Vec::new(), prediction, spent: 0, always_band: true }
     }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use super::*;
 use crate::nat::{
-    Counter, Filtering, Mapping, SimultaneousOpen, Unsolicited, predict,
+    Counter, Mapping, SimultaneousOpen, Unsolicited, predict,
     synthetic::{Dice, Nat, batch, locals, more_locals},
 };
 use crate::punch::Effort;
@@ -12,16 +12,7 @@ use crate::punch::Effort;
 const WINDOW: Duration = Duration::from_millis(300);
 
 fn prediction(host: u8, model: Model) -> Prediction {
-    Prediction {
-        address: [203, 0, 113, host].into(),
-        model,
-        mapping: Mapping::EndpointIndependent,
-        filtering: Filtering::Unknown,
-        unsolicited: Unsolicited::Unknown,
-        simultaneous_open: SimultaneousOpen::Unknown,
-        fresh: None,
-        confidence: 90,
-    }
+    Prediction::new([203, 0, 113, host].into(), model, Mapping::EndpointIndependent, 90)
 }
 
 fn fixed(host: u8, ports: &[u16]) -> Prediction {

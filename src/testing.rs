@@ -1,4 +1,4 @@
-//! What the tests of this room share.
+//! What the tests of all rooms share.
 
 use std::{sync::OnceLock, time::Instant};
 
@@ -7,7 +7,7 @@ use std::{sync::OnceLock, time::Instant};
     clippy::disallowed_methods,
     reason = "an Instant can be had from nowhere else; all others are computed"
 )]
-pub(super) fn start() -> Instant {
+pub(crate) fn start() -> Instant {
     static START: OnceLock<Instant> = OnceLock::new();
     *START.get_or_init(Instant::now)
 }
