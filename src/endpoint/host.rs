@@ -151,7 +151,7 @@ impl Endpoint {
         let channel: Channel<PeerMessage> =
             Channel::new(secrets.datagram(), index, hello.index, MAX_PEER_DATAGRAM);
         // The addresses follow with the server's Introduced.
-        let line = Line::new(now, (index, channel), relation, secrets.psk("link"));
+        let line = Line::new(now, (index, channel), relation, secrets.psk("link"), self.seed());
         match known {
             Some(id) => self.with_peer(id, |peer, _| peer.fresh = Some(line)),
             None => {

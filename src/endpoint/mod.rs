@@ -31,6 +31,8 @@ mod mend;
 mod nat_use;
 mod openings;
 mod peer;
+mod proved;
+mod ration;
 mod reasons;
 mod round;
 mod server;
