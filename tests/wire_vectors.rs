@@ -340,7 +340,8 @@ fn peer(vectors: &mut Vectors) {
     ] {
         vectors.body(&format!("start refusal {why:?}"), why);
     }
-    for why in [Goodbye::Stopped, Goodbye::Unauthorised, Goodbye::Unknown, Goodbye::Expired] {
+    for why in [Goodbye::Stopped, Goodbye::Unauthorised, Goodbye::Unknown, Goodbye::Expired, Goodbye::Broken]
+    {
         vectors.body(&format!("goodbye {why:?}"), why);
     }
     vectors.body(

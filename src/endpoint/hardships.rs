@@ -15,29 +15,6 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-impl World {
-    fn drop_links(&mut self, whose: &[usize]) {
-        let epoch = self.links.last().expect("linked").2.epoch;
-        for &who in whose {
-            let peer = self.peer(who);
-            self.tell(who, Input::LinkLost { peer, epoch });
-        }
-    }
-
-    /// Says something to the other side that an honest endpoint would not.
-    fn say(&mut self, who: usize, message: PeerMessage) {
-        let now = self.now;
-        let endpoint = self.endpoints[who].as_mut().expect("running");
-        let line = &mut endpoint.peers.values_mut().next().expect("a session").line;
-        let _ = line.send(now, message);
-        self.drain(who);
-    }
-
-    fn count(&self, who: usize, wanted: impl Fn(&Event) -> bool) -> usize {
-        self.events.iter().filter(|(whose, _, event)| *whose == who && wanted(event)).count()
-    }
-}
-
 fn is_hole(event: &Event) -> bool {
     matches!(event, Event::HoleOpen { .. })
 }

@@ -232,8 +232,10 @@ impl Line {
         let datagram = self.channel.poll_transmit(now)?;
         Some(match self.hole.direct() {
             Some(direct) => {
-                let relay = self.relation.filter(|_| self.detour || !self.hole.has_answered());
-                Parcel { datagram, direct: vec![direct], relay }
+                let sure = self.hole.has_answered();
+                let relay = self.relation.filter(|_| self.detour || !sure);
+                let direct = Some(direct).filter(|to| sure || self.proved.may_send(now, to.ip()));
+                Parcel { datagram, direct: direct.into_iter().collect(), relay }
             }
             None => Parcel { datagram, direct: self.candidates.clone(), relay: self.relation },
         })

@@ -37,6 +37,8 @@ pub(super) struct Openings {
     /// How often each refused opening is repeated.
     redials: u8,
     effort: Effort,
+    /// Openings of the plan that were left out, as the effort did not reach them.
+    left_out: usize,
 }
 
 /// How much of a plan is carried out.
@@ -84,6 +86,7 @@ impl Openings {
             first: 0,
             redials: 0,
             effort: Effort::default(),
+            left_out: 0,
         }
     }
 
@@ -117,9 +120,12 @@ impl Openings {
             self.listen(local, out);
         }
         let before = self.dialled.len();
+        self.left_out = 0;
         for Opening { local, remote, after, ttl } in plan.openings {
             if self.effort.reaches(remote.ip()) {
                 self.dial((Some(local), remote, false), at + after, ttl, out);
+            } else {
+                self.left_out += 1;
             }
         }
         self.dialled.len() - before
@@ -215,6 +221,11 @@ impl Openings {
         self.dialled.clear();
         self.syns.clear();
         self.told = false;
+    }
+
+    /// How many were left out.
+    pub(super) fn left_out(&self) -> usize {
+        self.left_out
     }
 
     /// How many were handed out.

@@ -78,6 +78,8 @@ pub(super) struct Peer {
     /// A newer line that the other side has not proved yet (responder only).
     pub(super) fresh: Option<Line>,
     unannounced: Option<(EpochKeys, Option<u64>)>,
+    /// It was announced just now.
+    pub(super) is_new: bool,
     pub(super) round: Option<Round>,
     /// What the link came of.
     pub(super) kept: Option<Kept>,
@@ -138,6 +140,7 @@ impl Peer {
             line,
             fresh: None,
             unannounced: Some((epoch_keys, invite)),
+            is_new: false,
             round: None,
             kept: None,
             repeat_due: false,
@@ -170,9 +173,15 @@ impl Peer {
     /// The other side has proved its key (and invite): the session begins.
     pub(super) fn announce(&mut self, out: &mut Outbox) {
         if let Some((keys, invite)) = self.unannounced.take() {
+            self.is_new = true;
             let (peer, key, initiator) = (self.id, self.key, self.initiator);
             out.push_back(Output::Session { peer, key, invite, keys, initiator });
         }
+    }
+
+    /// The invite that it named, as long as it has not proved it.
+    pub(super) fn invite(&self) -> Option<u64> {
+        self.unannounced.as_ref().and_then(|(_, invite)| *invite)
     }
 
     /// The session has begun.

@@ -423,7 +423,7 @@ impl Round {
     /// Why its openings have brought nothing.
     pub(super) fn why_failed(&self, now: Instant) -> String {
         let (mine, theirs) = (self.mine().unwrap_or_default(), self.theirs().unwrap_or_default());
-        reasons::failed(&self.openings.tried(now), mine, theirs)
+        reasons::failed(&self.openings.tried(now), self.openings.left_out(), mine, theirs)
     }
 
     /// When the round has failed if no link came of it.

@@ -382,7 +382,7 @@ impl Session {
             link.owe_acknowledgement(now, size);
         }
         if let Err(violation) = self.mux.handle_body(now, body) {
-            self.close(now, Goodbye::Stopped);
+            self.close(now, Goodbye::Broken);
             self.ended = Some(violation.into());
         }
         Ok(())

@@ -182,4 +182,6 @@ pub enum Goodbye {
     Unknown,
     /// The session had no link for longer than it is kept.
     Expired,
+    /// The other side said what the protocol does not allow.
+    Broken,
 }

@@ -226,7 +226,7 @@ impl State {
                     tracing::debug!(%error, "session ended");
                     happened.ended = Some(match error {
                         SessionError::Closed(why) => why,
-                        SessionError::Violation(_) => Goodbye::Stopped,
+                        SessionError::Violation(_) => Goodbye::Broken,
                     });
                 }
             }
