@@ -390,12 +390,8 @@ fn refused(name: &Name, key: Option<PublicKey>, why: Decline, others: u64) -> St
         }
         Decline::Busy => "was turned away: this computer has as many clients as it takes".into(),
     };
-    let others = match others {
-        0 => String::new(),
-        others => {
-            format!(" (and {} since the last such line)", count(others, "other try").replace("trys", "tries"))
-        }
-    };
+    let others =
+        if others == 0 { String::new() } else { format!(" ({others} more since the last such line)") };
     format!("{who} {what}{others}")
 }
 

@@ -79,8 +79,8 @@ impl World {
         let to = |(who, remote, _): &&(usize, SocketAddr, Instant)| *who == HOST && remote.ip() == address;
         let mut at: Vec<Instant> = self.opened.iter().filter(to).map(|(.., at)| *at).collect();
         at.sort_unstable();
-        let most =
-            at.iter().map(|from| at.iter().filter(|at| **at >= *from && **at < *from + within).count());
+        let before = |end: Instant| at.partition_point(|at| *at < end);
+        let most = at.iter().map(|from| before(*from + within) - before(*from));
         (at.len(), most.max().unwrap_or(0))
     }
 
