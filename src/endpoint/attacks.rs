@@ -452,7 +452,7 @@ fn old_introductions_end_no_session_that_waits_for_its_network() {
     world.drop_links(&[HOST, CLIENT]);
     for session in 100..140 {
         world.server_says(HOST, introduction(2, session));
-        world.run(20 * SECOND, |_| false);
+        world.run(100 * MS, |_| false);
     }
     (world.direct_udp, world.server_up) = (true, true);
     assert!(world.run(120 * SECOND, |w| w.both_linked(2)), "{}", world.story());
