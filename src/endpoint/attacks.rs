@@ -339,24 +339,6 @@ fn thousands_of_link_handshakes_take_sixty_four_places() {
     assert!(world.run(60 * SECOND, |w| w.both_linked(1)), "{}", world.story());
 }
 
-#[test]
-fn a_host_that_gives_every_link_up_at_once_makes_its_client_wait_and_not_hammer() {
-    let mut world = settled();
-    let began = world.links.len();
-    for _ in 0..600 {
-        let of_client = world.links.iter().rev().find(|link| link.0 == CLIENT).expect("linked").2.epoch;
-        world.say(HOST, PeerMessage::LinkDead { epoch: of_client });
-        world.run(100 * MS, |_| false);
-    }
-    let links = (world.links.len() - began) / 2;
-    assert!((5..15).contains(&links), "{links} links in a minute");
-    // Once it stops that, a link lasts.
-    let links = world.links.len();
-    assert!(world.run(120 * SECOND, |w| w.links.len() >= links + 2), "{}", world.story());
-    world.run(60 * SECOND, |_| false);
-    world.goes_on();
-}
-
 // A server that lies.
 
 #[test]

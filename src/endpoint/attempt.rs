@@ -228,14 +228,6 @@ impl Peer {
         }
     }
 
-    /// The link is lost: a new attempt, at once unless links die as soon as they are there.
-    pub(super) fn begin_after_links(&mut self, now: Instant, env: &mut Env) {
-        match self.failures {
-            0 => self.begin_attempt(now, env),
-            _ => drop(self.back_off(now, env)),
-        }
-    }
-
     fn back_off(&mut self, now: Instant, env: &mut Env) -> Duration {
         let pause = schedule::pause(self.failures, env.rng.random());
         self.failures = self.failures.saturating_add(1);

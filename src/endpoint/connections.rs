@@ -113,7 +113,6 @@ impl Peer {
         env.nat.turn_ends(self.id, now);
         (self.failures, self.mending) = (0, false);
         self.retry = None;
-        self.linked_at = now;
         self.linked_to = (!lan).then_some(remote.ip());
         self.link_proves(now);
         if !lan {
@@ -128,23 +127,5 @@ impl Peer {
         env.out.push_back(Output::Event(Event::Connected { peer, remote, lan, took, rtt, links }));
         self.tell_tried(now, ports, env.out);
         self.keep(now, ports);
-    }
-
-    /// A link that there is, or was until now, shows where the other side receives.
-    pub(super) fn link_proves(&mut self, now: Instant) {
-        if let Some(address) = self.linked_to.filter(|_| self.link.is_some()) {
-            self.line.proved.add(now, address);
-        }
-    }
-
-    /// Both sides share a public address, so it may be that they share a LAN.
-    pub(super) fn try_lan(&mut self, now: Instant, env: &mut Env) {
-        let observed = self.line.observed().unwrap_or_default();
-        if let Some(round) = &mut self.round
-            && let Some(shared) = round.shared(observed)
-            && env.nat.rations.lans.take(now, &self.key, shared)
-        {
-            round.try_lan(now, env.server, env.out);
-        }
     }
 }

@@ -38,12 +38,6 @@ pub(super) const HOLD: Duration = Duration::from_secs(4);
 /// A goodbye is repeated for at most this long.
 pub(super) const CLOSING: Duration = Duration::from_secs(1);
 
-/// A link that dies sooner than this was none: where the other side makes links and gives them up at once ...
-const SHORT_LIVED: Duration = Duration::from_millis(500);
-
-/// ... more often than this in a row, attempts have pauses, as where they fail: each costs probes of the server.
-const MOST_SHORT_LIVED: u32 = 3;
-
 /// What a peer needs of the endpoint that holds it.
 pub(super) struct Env<'a> {
     pub(super) key: &'a StaticKey,
@@ -98,10 +92,6 @@ pub(super) struct Peer {
     /// The newest link that there ever was.
     pub(super) newest: u32,
     pub(super) links: u32,
-    /// When the newest one was nominated.
-    pub(super) linked_at: Instant,
-    /// Links in a row that died as soon as they were there.
-    short_lived: u32,
     /// The other end of the newest one, where it was punched.
     pub(super) linked_to: Option<IpAddr>,
     /// The direct path that was told of last.
@@ -160,8 +150,6 @@ impl Peer {
             link: None,
             newest: 0,
             links: 0,
-            linked_at: now,
-            short_lived: 0,
             linked_to: None,
             hole: None,
             quiet_until: None,
@@ -309,15 +297,31 @@ impl Peer {
 
     pub(super) fn unlinked(&mut self, now: Instant, env: &mut Env) {
         self.link_proves(now);
-        let was_short = self.link.is_some() && now < self.linked_at + SHORT_LIVED;
-        self.short_lived = if was_short { self.short_lived.saturating_add(1) } else { 0 };
         self.link = None;
         self.quiet_until = None;
-        self.failures = self.short_lived.saturating_sub(MOST_SHORT_LIVED);
+        self.failures = 0;
         self.keep_a_while(now);
         let under_way = std::mem::take(&mut self.mending) && self.round.is_some();
         if self.initiator && !under_way {
-            self.begin_after_links(now, env);
+            self.begin_attempt(now, env);
+        }
+    }
+
+    /// A link that there is, or was until now, shows where the other side receives.
+    pub(super) fn link_proves(&mut self, now: Instant) {
+        if let Some(address) = self.linked_to.filter(|_| self.link.is_some()) {
+            self.line.proved.add(now, address);
+        }
+    }
+
+    /// Both sides share a public address, so it may be that they share a LAN.
+    fn try_lan(&mut self, now: Instant, env: &mut Env) {
+        let observed = self.line.observed().unwrap_or_default();
+        if let Some(round) = &mut self.round
+            && let Some(shared) = round.shared(observed)
+            && env.nat.rations.lans.take(now, &self.key, shared)
+        {
+            round.try_lan(now, env.server, env.out);
         }
     }
 
