@@ -90,7 +90,7 @@ fn execute(command: Command, place: Result<Place, Error>, output: &Output) -> Re
 
 /// Runs what waits for the network.
 fn drive<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Error::Internal(format!("the runtime does not start: {e}")))?;
     let result = runtime.block_on(work);
     // A thread may wait for standard input, which nobody is going to write to any more.

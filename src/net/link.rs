@@ -2,16 +2,18 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, IoSlice},
+    io,
     time::Duration,
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
+use super::{read_buffer::ReadBuffer, vectored};
+
 /// Size of a receive buffer: a few full records, so that a fast link costs few system calls. What is cut
-/// out of it lives on until it is read, so a buffer is used up once and then replaced.
+/// out of it keeps all of it alive, which is why it is not larger.
 const READ: usize = 256 << 10;
 
 /// A buffer with less room than a full record is replaced: reading into the last few bytes of one costs
@@ -30,9 +32,6 @@ const USER_TIMEOUT: u32 = 2;
 
 /// Records taken from the session at a time: as much as the socket is going to take at once.
 const BATCH: usize = 256 << 10;
-
-/// Records of one `writev`.
-const SLICES: usize = 32;
 
 /// Sets a link's options. Without them it works, only less well.
 pub(super) fn prepare(stream: &TcpStream) {
@@ -79,11 +78,9 @@ pub(super) fn words(error: &io::Error) -> String {
     }
 }
 
-/// Makes room for the next read.
-pub(super) fn make_room(buffer: &mut BytesMut) {
-    if buffer.capacity() - buffer.len() < LEAST_ROOM {
-        buffer.reserve(READ);
-    }
+/// What a link's bytes are read into, beginning with those that came behind its handshake.
+pub(super) fn inbox(surplus: BytesMut) -> ReadBuffer {
+    ReadBuffer::new(READ, LEAST_ROOM).holding(surplus)
 }
 
 /// Writes a link's last words, if the socket takes them at once.
@@ -128,14 +125,8 @@ impl Outbox {
     /// The connection failed.
     pub(super) fn write(&mut self, stream: &TcpStream) -> io::Result<bool> {
         while !self.records.is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let mut count = 0;
-            for (slice, record) in slices.iter_mut().zip(&self.records) {
-                *slice = IoSlice::new(record);
-                count += 1;
-            }
-            match stream.try_write_vectored(slices.get(..count).unwrap_or_default()) {
-                Ok(written) => self.written(written),
+            match vectored::try_write(stream, &mut self.records) {
+                Ok(written) => self.length -= written,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
             }
@@ -146,18 +137,6 @@ impl Outbox {
             }
         }
         Ok(true)
-    }
-
-    fn written(&mut self, mut count: usize) {
-        self.length -= count;
-        while let Some(first) = self.records.front_mut() {
-            if first.len() > count {
-                first.advance(count);
-                return;
-            }
-            count -= first.len();
-            self.records.pop_front();
-        }
     }
 }
 

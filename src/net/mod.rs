@@ -34,9 +34,11 @@ mod ports;
 mod server;
 mod setup;
 mod status;
+mod read_buffer;
 mod stream;
 mod tcp_datagrams;
 mod tunnel;
+mod vectored;
 mod udp;
 mod watch;
 

@@ -1,6 +1,7 @@
 //! A stream: one forwarded connection, as a program reads and writes it.
 
 use std::{
+    collections::VecDeque,
     future::poll_fn,
     io,
     pin::Pin,
@@ -81,6 +82,19 @@ impl Stream {
     /// [`read_chunk`](Self::read_chunk) for whoever reads and writes at the same time.
     pub(super) async fn next_chunk(&self) -> Result<Option<Bytes>, ResetReason> {
         poll_fn(|context| self.poll_chunk(context)).await
+    }
+
+    /// Waits for bytes and takes what is there, up to about `most` bytes. Nothing at the end.
+    pub(super) async fn next_pieces(
+        &self,
+        pieces: &mut VecDeque<Bytes>,
+        most: usize,
+    ) -> Result<(), ResetReason> {
+        if let Some(first) = self.next_chunk().await? {
+            pieces.push_back(first);
+            self.tunnel.read_more(self.id, pieces, most);
+        }
+        Ok(())
     }
 
     /// [`write_chunk`](Self::write_chunk) for whoever reads and writes at the same time.

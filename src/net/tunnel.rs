@@ -13,7 +13,7 @@
 mod state;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     io,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -32,7 +32,8 @@ use super::{
     clock,
     event::{Event, EventSource},
     lan,
-    link::{Outbox, UserTimeout, make_room, prepare, send_last, words},
+    link::{Outbox, UserTimeout, inbox, prepare, send_last, words},
+    read_buffer::ReadBuffer,
     stream::Stream,
 };
 use crate::{
@@ -45,6 +46,9 @@ use crate::{
         stream::{OpenRequest, ResetReason},
     },
 };
+
+/// A link that brings nothing for so long gives its buffers back.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// A session that is carried over whatever link there is.
 pub(crate) struct Tunnel {
@@ -127,7 +131,7 @@ impl Tunnel {
                 prepare(&stream);
                 let early =
                     if surplus.is_empty() { Ok(()) } else { state.session.handle_input(now, &mut surplus) };
-                let reading = tokio::spawn(self.clone().read_link(stream.clone(), epoch, surplus));
+                let reading = tokio::spawn(self.clone().read_link(stream.clone(), epoch, inbox(surplus)));
                 let (reading, user_timeout) = (reading.abort_handle(), UserTimeout::default());
                 state.link = Some(Link { epoch, stream, reading, user_timeout });
                 early.map_err(|error| error.to_string())
@@ -280,6 +284,20 @@ impl Tunnel {
         read
     }
 
+    /// Appends to `pieces` what more of a stream is there already, up to about `most` bytes in all.
+    pub(super) fn read_more(&self, id: StreamId, pieces: &mut VecDeque<Bytes>, most: usize) {
+        let mut state = self.lock();
+        let now = clock::now();
+        let mut held: usize = pieces.iter().map(Bytes::len).sum();
+        while held < most
+            && let Some(piece) = state.session.read(now, id)
+        {
+            held += piece.len();
+            pieces.push_back(piece);
+        }
+        self.settle(state);
+    }
+
     /// Room for this many bytes, at least one.
     pub(super) fn poll_writable(
         &self,
@@ -374,18 +392,24 @@ impl Tunnel {
     }
 
     /// Reads a link until it ends.
-    async fn read_link(self: Arc<Self>, stream: Arc<TcpStream>, epoch: u32, mut buffer: BytesMut) {
+    async fn read_link(self: Arc<Self>, stream: Arc<TcpStream>, epoch: u32, mut inbox: ReadBuffer) {
         let why = loop {
-            if let Err(error) = stream.readable().await {
-                break words(&error);
+            match tokio::time::timeout(IDLE, stream.readable()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => break words(&error),
+                Err(_) => {
+                    inbox.rest();
+                    continue;
+                }
             }
-            make_room(&mut buffer);
-            match stream.try_read_buf(&mut buffer) {
+            match stream.try_read_buf(inbox.room()) {
                 Ok(0) => break "closed by the other side".into(),
                 Ok(_) => {
-                    if let Err(error) = self.received(epoch, &stream, &mut buffer) {
+                    if let Err(error) = self.received(epoch, &stream, inbox.bytes()) {
                         break error.to_string();
                     }
+                    // What came is passed on before more is read: it is warm, and its buffer is free again.
+                    tokio::task::yield_now().await;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => break words(&error),
