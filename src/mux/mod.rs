@@ -47,6 +47,7 @@ use self::{
 };
 use crate::wire::{
     self,
+    record::MAX_SESSION_BODY,
     stream::{MAX_LABEL, OpenRequest, ResetReason},
 };
 
@@ -55,8 +56,9 @@ use crate::wire::{
 pub const MAX_STREAMS: usize = 1024;
 
 /// Most bytes that one stream holds unsent: what the link takes while the task that reads the local
-/// connection waits for its turn.
-pub const SEND_BUFFER: usize = 256 * 1024;
+/// connection waits for its turn. The data of four full records: a bulk transfer leaves nothing for a
+/// fifth that would hold a few bytes.
+pub const SEND_BUFFER: usize = 4 * (MAX_SESSION_BODY - frame::HEADER);
 
 /// Most bytes that all streams together hold unsent (a session without a link fills this), besides
 /// [`SEND_FLOOR`] for each.

@@ -32,16 +32,12 @@ use super::{
 use crate::{
     error::ConfigError,
     forward::{LocalRule, Service},
-    mux::frame::HEADER,
-    wire::{
-        record::MAX_SESSION_BODY,
-        stream::{OpenRequest, ResetReason},
-    },
+    mux::SEND_BUFFER,
+    wire::stream::{OpenRequest, ResetReason},
 };
 
-/// Size of the buffers that local connections are read into: the data of four full records, so that bulk
-/// data leaves nothing for a fifth.
-const CHUNK: usize = 4 * (MAX_SESSION_BODY - HEADER);
+/// Size of the buffers that local connections are read into: what a stream takes.
+const CHUNK: usize = SEND_BUFFER;
 
 /// A buffer with less room is replaced: so keystrokes share one, and bulk data is read in large pieces.
 const LEAST_ROOM: usize = 64 << 10;

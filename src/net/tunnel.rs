@@ -350,7 +350,7 @@ impl Tunnel {
 
     /// Writes to the link and keeps the session's deadlines, until the session ends.
     async fn drive(self: Arc<Self>) {
-        let mut outbox = Outbox::default();
+        let (mut outbox, mut alarm) = (Outbox::default(), clock::Alarm::new());
         loop {
             let now = clock::now();
             let (link, deadline, failed) = {
@@ -373,7 +373,7 @@ impl Tunnel {
             let Some((epoch, stream)) = link.filter(|_| !outbox.is_empty()) else {
                 tokio::select! {
                     () = self.work.notified() => {}
-                    () = clock::until(deadline) => {}
+                    () = alarm.until(deadline) => {}
                 }
                 continue;
             };
@@ -381,7 +381,7 @@ impl Tunnel {
                 Ok(false) => tokio::select! {
                     result = stream.writable() => result,
                     () = self.changed.notified() => Ok(()),
-                    () = clock::until(deadline) => Ok(()),
+                    () = alarm.until(deadline) => Ok(()),
                 },
                 result => result.map(drop),
             };

@@ -86,7 +86,7 @@ use crate::{
 
 /// An acknowledgement goes out at once when this many bytes of session records came in: four full
 /// records, so that it costs next to nothing, and the sender's queue moves on smoothly.
-pub const ACK_BYTES: usize = 256 * 1024;
+pub const ACK_BYTES: usize = 512 * 1024;
 
 /// An acknowledgement waits at most this long for data to ride with. It only frees memory on the other
 /// side; 25 ms of the fastest link is less than half the queue.
