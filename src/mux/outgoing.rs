@@ -11,13 +11,34 @@ impl Mux {
     /// Appends frames to `out` until it is `end` bytes long or there is nothing more to send: OPEN,
     /// RESET and CREDIT first, then the streams whose turn it is.
     ///
-    /// Payload is copied here, once, to where it will be sealed and sent from. (The place is known
-    /// before the bytes are: [`OpenData`] would let a socket be read straight into it.)
+    /// Payload is copied here, once, to where it will be sealed and sent from.
     pub fn fill(&mut self, out: &mut BytesMut, end: usize) {
         if self.fill_control(out, end) {
             self.fill_data(out, end);
         }
         self.wake_writers();
+    }
+
+    /// The next record where it is made already ([`Whole`](super::whole::Whole)): room for its header, and
+    /// a body of at most `limit` bytes. `None` where [`fill`](Self::fill) is to make it: there is something
+    /// more urgent, or the piece is too large for what the link or the peer takes now.
+    pub fn fill_whole(&mut self, limit: usize) -> Option<BytesMut> {
+        if !(self.opens.is_empty() && self.resets.is_empty() && self.credits.is_empty()) {
+            return None;
+        }
+        let (id, _) = self.schedule.turn()?;
+        let stream = self.streams.get_mut(&id)?;
+        let count = stream.outgoing.whole()?;
+        if count + frame::HEADER > limit || count > stream.sendable() {
+            return None;
+        }
+        let record = stream.outgoing.pop_whole()?.into_record(id);
+        stream.credit.take(count as u64);
+        let empty = !stream.has_something();
+        self.unsent -= count;
+        self.schedule.served(count, empty);
+        self.wake_writers();
+        Some(record)
     }
 
     /// `false` when the record is full.

@@ -36,8 +36,11 @@ use crate::{
     wire::stream::{OpenRequest, ResetReason},
 };
 
-/// Size of the buffers that local connections are read into: what a stream takes.
+/// Size of the buffers that standard input is read into: what a stream takes.
 const CHUNK: usize = SEND_BUFFER;
+
+/// Size of the buffer for a local connection that says little.
+const SMALL: usize = 16 << 10;
 
 /// A buffer with less room is replaced: so keystrokes share one, and bulk data is read in large pieces.
 const LEAST_ROOM: usize = 64 << 10;
@@ -206,20 +209,33 @@ async fn failure(local: &TcpStream) -> io::Error {
 }
 
 async fn copy_up(local: &TcpStream, stream: &Stream) -> Result<(), Broken> {
-    let mut buffer = ReadBuffer::new(CHUNK, LEAST_ROOM);
+    // What says little gets a small buffer; what fills it is read into whole records, until it stops to.
+    let mut small = Vec::new();
+    let mut bulk = false;
     loop {
         // Nothing is read that cannot be passed on: this is where a full session stops a program.
-        stream.writable().await.map_err(Broken::Remote)?;
+        let room = stream.writable().await.map_err(Broken::Remote)?;
         match tokio::time::timeout(IDLE, local.readable()).await {
             Ok(result) => result.map_err(Broken::Local)?,
             Err(_) => {
-                buffer.rest();
-                local.readable().await.map_err(Broken::Local)?;
+                small = Vec::new();
+                continue;
             }
         }
-        match local.try_read_buf(buffer.room()) {
+        let read = if bulk {
+            stream.try_read_from(local, room)
+        } else {
+            small.resize(SMALL, 0);
+            let length = room.min(SMALL);
+            let read = local.try_read(&mut small[..length]);
+            if let Ok(count @ 1..) = read {
+                stream.write_now(&small[..count]);
+            }
+            read
+        };
+        match read {
             Ok(0) => return Ok(()),
-            Ok(_) => stream.write_all_of(buffer.take()).await.map_err(Broken::Remote)?,
+            Ok(count) => bulk = count >= SMALL,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(Broken::Local(error)),
         }

@@ -1,10 +1,6 @@
 //! One TCP connection under a session: its options, and what is on its way into it.
 
-use std::{
-    collections::VecDeque,
-    io,
-    time::Duration,
-};
+use std::{collections::VecDeque, io, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use socket2::SockRef;

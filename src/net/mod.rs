@@ -31,15 +31,15 @@ mod limits;
 mod link;
 mod owner;
 mod ports;
+mod read_buffer;
 mod server;
 mod setup;
 mod status;
-mod read_buffer;
 mod stream;
 mod tcp_datagrams;
 mod tunnel;
-mod vectored;
 mod udp;
+mod vectored;
 mod watch;
 
 pub use self::{

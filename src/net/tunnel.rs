@@ -38,7 +38,11 @@ use super::{
 };
 use crate::{
     endpoint::{Input, PeerId},
-    mux::{MuxError, StreamId},
+    mux::{
+        MuxError, StreamId,
+        buffer::LARGE,
+        whole::{ROOM, Whole},
+    },
     secure::{EpochKeys, EstablishedLink, PublicKey},
     session::{LinkError, SessionConfig, SessionStats},
     wire::{
@@ -316,6 +320,38 @@ impl Tunnel {
         let mut state = self.lock();
         if let Err(error) = state.session.write(id, bytes) {
             tracing::trace!(?id, %error, "not written");
+        }
+        self.settle(state);
+        self.work.notify_one();
+    }
+
+    /// Room for `count` pieces of [`ROOM`](crate::mux::whole::ROOM) bytes that need not be copied.
+    pub(super) fn wholes(&self, count: usize) -> Vec<Whole> {
+        let mut state = self.lock();
+        (0..count).map(|_| state.session.whole()).collect()
+    }
+
+    /// Appends the first `count` bytes of the pieces to a stream, as [`write`](Self::write) does, and takes
+    /// the rest of the pieces back.
+    pub(super) fn write_wholes(&self, id: StreamId, pieces: Vec<Whole>, mut count: usize) {
+        let mut state = self.lock();
+        for mut piece in pieces {
+            let length = count.min(ROOM);
+            count -= length;
+            piece.truncate(length);
+            let result = match length {
+                0 => Ok(state.session.give_back(piece)),
+                LARGE.. => state.session.write_whole(id, piece),
+                // A large buffer is not held for a few bytes.
+                _ => {
+                    let bytes = Bytes::copy_from_slice(piece.payload());
+                    state.session.give_back(piece);
+                    state.session.write(id, bytes)
+                }
+            };
+            if let Err(error) = result {
+                tracing::trace!(?id, %error, "not written");
+            }
         }
         self.settle(state);
         self.work.notify_one();

@@ -75,7 +75,7 @@ use self::{
 };
 pub use crate::mux::{MuxError, StreamId};
 use crate::{
-    mux::Mux,
+    mux::{Mux, whole::Whole},
     secure::{EpochKeys, EstablishedLink},
     wire::{
         peer::Goodbye,
@@ -281,6 +281,24 @@ impl Session {
         self.mux.write(id, bytes)
     }
 
+    /// Room for bytes where their record will be, for [`write_whole`](Self::write_whole).
+    pub fn whole(&mut self) -> Whole {
+        Whole::new(self.queue.full_buffer())
+    }
+
+    /// Takes room back that was not used.
+    pub fn give_back(&mut self, whole: Whole) {
+        self.queue.give_back(whole.into_buffer());
+    }
+
+    /// As [`write`](Self::write), without a copy; see [`Mux::write_whole`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn write_whole(&mut self, id: StreamId, piece: Whole) -> Result<(), MuxError> {
+        self.mux.write_whole(id, piece)
+    }
+
     /// Takes bytes that arrived, and gives credit for as many; see [`Mux::read`].
     pub fn read(&mut self, now: Instant, id: StreamId) -> Option<Bytes> {
         let rtt = self.link.as_ref().and_then(|link| link.liveness.rtt());
@@ -449,9 +467,15 @@ impl Session {
             return Some(queued.clone());
         }
         let limit = self.config.record.min(link.pace.record());
-        let mut record = self.queue.buffer(size);
-        record.put_bytes(0, SESSION_HEADER);
-        self.mux.fill(&mut record, SESSION_HEADER + limit);
+        let record = match self.mux.fill_whole(limit) {
+            Some(record) => record,
+            None => {
+                let mut record = self.queue.buffer(size);
+                record.put_bytes(0, SESSION_HEADER);
+                self.mux.fill(&mut record, SESSION_HEADER + limit);
+                record
+            }
+        };
         if record.len() == SESSION_HEADER {
             return None;
         }
