@@ -32,7 +32,7 @@ use super::{
     clock,
     event::{Event, EventSource},
     lan,
-    link::{Outbox, UserTimeout, inbox, prepare, send_last, words},
+    link::{Outbox, inbox, prepare, send_last, words},
     read_buffer::ReadBuffer,
     stream::Stream,
 };
@@ -136,8 +136,7 @@ impl Tunnel {
                 let early =
                     if surplus.is_empty() { Ok(()) } else { state.session.handle_input(now, &mut surplus) };
                 let reading = tokio::spawn(self.clone().read_link(stream.clone(), epoch, inbox(surplus)));
-                let (reading, user_timeout) = (reading.abort_handle(), UserTimeout::default());
-                state.link = Some(Link { epoch, stream, reading, user_timeout });
+                state.link = Some(Link::new(epoch, stream, reading.abort_handle()));
                 early.map_err(|error| error.to_string())
             }
             None => Err("closed by the other side".into()),
@@ -395,9 +394,11 @@ impl Tunnel {
                     return;
                 }
                 let failed = state.handle_timeout(now);
-                state.follow_limit();
+                state.follow_session();
                 let link = state.link.as_ref().map(|link| (link.epoch, link.stream.clone()));
-                outbox.fill(link.as_ref().map(|(epoch, _)| *epoch), || state.session.poll_transmit(now));
+                let epoch = link.as_ref().map(|(epoch, _)| *epoch);
+                let batch = state.session.batch();
+                outbox.fill(epoch, batch, || state.session.poll_transmit(now));
                 let deadline = state.poll_timeout(now);
                 self.settle(state);
                 (link, deadline, failed)

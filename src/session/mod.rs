@@ -70,6 +70,7 @@ use self::{
     keys::Keys,
     link::{Link, LinkStart},
     liveness::Limit,
+    pace::Pace,
     queue::Queue,
     record::LinkMessage,
 };
@@ -86,7 +87,7 @@ use crate::{
 
 /// An acknowledgement goes out at once when this many bytes of session records came in: four full
 /// records, so that it costs next to nothing, and the sender's queue moves on smoothly.
-pub const ACK_BYTES: usize = 512 * 1024;
+pub const ACK_BYTES: usize = 256 * 1024;
 
 /// An acknowledgement waits at most this long for data to ride with. It only frees memory on the other
 /// side; 25 ms of the fastest link is less than half the queue.
@@ -347,6 +348,12 @@ impl Session {
         self.link.as_ref().map(|link| link.liveness.limit())
     }
 
+    /// Bytes that the attached link's socket is to be given at a time, so that what is urgent does not wait
+    /// behind more than that: what the link delivers in a few milliseconds.
+    pub fn batch(&self) -> usize {
+        self.link.as_ref().map_or(0, |link| link.pace.record())
+    }
+
     /// Counters.
     pub fn stats(&self) -> SessionStats {
         SessionStats {
@@ -448,7 +455,8 @@ impl Session {
         if let Some(queued) = self.queue.get(link.position()?) {
             return Some(queued.len());
         }
-        if self.queue.size() >= self.config.queue {
+        let window = Pace::window(link.liveness.least_rtt());
+        if self.queue.size() >= self.config.queue.min(window) {
             return None;
         }
         match self.mux.pending(self.config.record.min(link.pace.record())) {

@@ -1,9 +1,13 @@
-//! How large a record may be, so that a keystroke behind it does not wait.
+//! How much may be before a keystroke: in a record, in the socket, and on its way.
 //!
 //! A full record of 64 KiB keeps a link of 10 Mbit/s busy for 52 ms. A record holds what the link
 //! delivers in [`TIME`], as the acknowledgements tell: full records from 130 Mbit/s on, [`LEAST`] below
 //! 8 Mbit/s. Smaller records cost nothing but 40 bytes each, so a rate that is underestimated (the
-//! program had little to send) does no harm.
+//! program had little to send) does no harm. As much is what the socket is given at a time.
+//!
+//! On a link with a short round trip (one machine, one LAN) it is not the network that holds the bytes up
+//! but the other side's program, behind a kernel's buffer of many megabytes. There [`NEAR_WINDOW`] bytes
+//! at most are on their way, until they are acknowledged.
 
 use std::time::{Duration, Instant};
 
@@ -18,6 +22,14 @@ const FIRST: usize = 14 * 1024;
 
 /// Acknowledgements are added up for at least this long: they come in lumps of 25 ms.
 const SAMPLE: Duration = Duration::from_millis(50);
+
+/// A link with a shorter round trip is near. It is taken for near until it has shown a round trip: until
+/// then a far one would not take more anyway.
+const NEAR: Duration = Duration::from_millis(2);
+
+/// Bytes that are on their way on a near link: what 3 Gbit/s need for 2 ms, and a millisecond of what one
+/// machine can seal and open.
+pub(super) const NEAR_WINDOW: usize = 768 * 1024;
 
 /// Measures one link.
 #[derive(Debug)]
@@ -47,7 +59,12 @@ impl Pace {
         }
     }
 
-    /// Largest plaintext of the next record, bytes.
+    /// Most bytes that may be on their way, where the shortest round trip is this.
+    pub(super) fn window(least_rtt: Option<Duration>) -> usize {
+        if least_rtt.is_none_or(|rtt| rtt < NEAR) { NEAR_WINDOW } else { usize::MAX }
+    }
+
+    /// Bytes that a record may hold, and that the socket is given at a time.
     pub(super) fn record(&self) -> usize {
         self.record
     }
