@@ -191,7 +191,7 @@ impl Transfer {
             _ => {
                 write_until_stopped(&mut stream, &shared, block)?;
                 // The service closes when it has read everything.
-                stream.read(&mut [0]).map(drop)
+                stream.read_to_end(&mut Vec::new()).map(drop)
             }
         })?;
         Ok(Self { flow, thread })

@@ -88,6 +88,17 @@ impl Setting {
     fn tell(&self, round: usize, name: &str, words: impl Display) {
         eprintln!("{}/{} {name}: {words}", round + 1, self.rounds);
     }
+
+    /// What a run brought; a tunnel that fails is told of and has no figure.
+    fn take<T>(&self, tunnel: &Tunnel, run: Result<T>) -> Option<T> {
+        match run {
+            Ok(figures) => Some(figures),
+            Err(error) => {
+                eprintln!("{} failed: {error}; it said: {}", tunnel.kind.name, tunnel.said());
+                None
+            }
+        }
+    }
 }
 
 fn main() -> ExitCode {

@@ -64,7 +64,8 @@ pub fn throughput(setting: &Setting, service: &Service, tunnels: &[Tunnel]) -> R
     for round in 0..setting.rounds {
         for (index, tunnel) in tunnels.iter().enumerate() {
             for (way, direction) in DIRECTIONS.into_iter().enumerate() {
-                let moved = transfer(service, tunnel, direction, 1, setting.span)?;
+                let run = transfer(service, tunnel, direction, 1, setting.span);
+                let Some(moved) = setting.take(tunnel, run) else { continue };
                 setting.tell(round, tunnel.kind.name, format!("{direction:?} {} MB/s", figure(moved.sum())));
                 speeds[index][way].add(moved.sum());
                 costs[index][way].add(moved.cost);
@@ -117,7 +118,8 @@ pub fn streams(setting: &Setting, service: &Service, tunnels: &[Tunnel]) -> Resu
             for (column, count) in COUNTS.into_iter().enumerate() {
                 // A share is a matter of some turns for each stream.
                 let span = setting.span * if count > 16 { 2 } else { 1 };
-                let moved = transfer(service, tunnel, Direction::Up, count, span)?;
+                let run = transfer(service, tunnel, Direction::Up, count, span);
+                let Some(moved) = setting.take(tunnel, run) else { continue };
                 setting.tell(
                     round,
                     tunnel.kind.name,
@@ -162,13 +164,8 @@ pub fn latency(setting: &Setting, service: &Service, tunnels: &[Tunnel]) -> Resu
             let mut told = Vec::new();
             for (which, beside) in [None, Some(Direction::Up), Some(Direction::Down)].into_iter().enumerate()
             {
-                let transfer =
-                    beside.map(|way| Transfer::start(service, tunnel.entrance, way, 0)).transpose()?;
-                if transfer.is_some() {
-                    sleep(WARM);
-                }
-                let mut times = round_trips(service, tunnel.entrance, setting.span)?;
-                transfer.map_or(Ok(()), Transfer::end)?;
+                let run = beside_transfer(setting, service, tunnel, beside);
+                let Some(mut times) = setting.take(tunnel, run) else { continue };
                 for (half, share) in [0.5, 0.99].into_iter().enumerate() {
                     let time = percentile(&mut times, share);
                     runs[index][2 * which + half].add(time);
@@ -212,6 +209,22 @@ pub fn latency(setting: &Setting, service: &Service, tunnels: &[Tunnel]) -> Resu
     Ok(vec![table])
 }
 
+/// How long a byte took there and back, beside a transfer if there is to be one.
+fn beside_transfer(
+    setting: &Setting,
+    service: &Service,
+    tunnel: &Tunnel,
+    beside: Option<Direction>,
+) -> Result<Vec<Duration>> {
+    let transfer = beside.map(|way| Transfer::start(service, tunnel.entrance, way, 0)).transpose()?;
+    if transfer.is_some() {
+        sleep(WARM);
+    }
+    let times = round_trips(service, tunnel.entrance, setting.span);
+    transfer.map_or(Ok(()), Transfer::end)?;
+    times
+}
+
 /// Connections that are opened, used once and closed.
 pub fn rate(setting: &Setting, service: &Service, tunnels: &[Tunnel]) -> Result<Vec<Table>> {
     const AT_ONCE: usize = 32;
@@ -220,7 +233,8 @@ pub fn rate(setting: &Setting, service: &Service, tunnels: &[Tunnel]) -> Result<
     for round in 0..setting.rounds {
         for (index, tunnel) in tunnels.iter().enumerate() {
             let (start, used) = (Instant::now(), tunnel.processor_time());
-            let done = connections(service, tunnel.entrance, AT_ONCE, setting.span)?;
+            let run = connections(service, tunnel.entrance, AT_ONCE, setting.span);
+            let Some(done) = setting.take(tunnel, run) else { continue };
             let a_second = done as f64 / start.elapsed().as_secs_f64();
             setting.tell(round, tunnel.kind.name, format!("{} connections a second", figure(a_second)));
             runs[index].add(a_second);

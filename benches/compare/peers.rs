@@ -148,9 +148,13 @@ impl Tunnel {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+        Err(failed(last, self.said()))
+    }
+
+    /// What the agents have said since they were last asked.
+    pub fn said(&self) -> String {
         let agents = [&self.agents.near, &self.agents.far];
-        let said: Vec<_> = agents.into_iter().flatten().map(Running::said).collect();
-        Err(failed(last, said.join(" // ")))
+        agents.into_iter().flatten().map(Running::said).collect::<Vec<_>>().join(" // ")
     }
 
     /// Processor time that both agents have used so far.
