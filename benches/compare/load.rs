@@ -197,11 +197,15 @@ impl Transfer {
         Ok(Self { flow, thread })
     }
 
-    /// Lets the source stop, and waits until everything has arrived.
-    pub fn end(self) -> Result<()> {
-        self.flow.stop();
-        let ended = self.thread.join().map_err(|_| failed("a transfer", "it panicked"))?;
-        ended.map_err(|error| failed("a transfer", error))
+    /// Lets the sources stop, and waits until everything has arrived.
+    pub fn end(transfers: impl IntoIterator<Item = Self>) -> Result<()> {
+        let transfers: Vec<Self> = transfers.into_iter().collect();
+        transfers.iter().for_each(|transfer| transfer.flow.stop());
+        for transfer in transfers {
+            let ended = transfer.thread.join().map_err(|_| failed("a transfer", "it panicked"))?;
+            ended.map_err(|error| failed("a transfer", error))?;
+        }
+        Ok(())
     }
 }
 

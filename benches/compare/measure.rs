@@ -47,7 +47,7 @@ fn transfer(
     sleep(span);
     let after: Vec<_> = transfers.iter().map(|transfer| transfer.flow.arrived()).collect();
     let (took, used) = (start.elapsed(), tunnel.processor_time() - used);
-    transfers.into_iter().try_for_each(Transfer::end)?;
+    Transfer::end(transfers)?;
     let moved: Vec<_> = before.iter().zip(&after).map(|(before, after)| after - before).collect();
     Ok(Moved {
         streams: moved.iter().map(|&bytes| bytes as f64 / took.as_secs_f64() / 1e6).collect(),
@@ -221,7 +221,7 @@ fn beside_transfer(
         sleep(WARM);
     }
     let times = round_trips(service, tunnel.entrance, setting.span);
-    transfer.map_or(Ok(()), Transfer::end)?;
+    Transfer::end(transfer)?;
     times
 }
 
@@ -270,7 +270,7 @@ pub fn memory(setting: &Setting, service: &Service, kinds: &[Kind]) -> Result<Ve
         // What the start took is given back by then, or never.
         sleep(Duration::from_secs(1));
         let idle = tunnel.resident();
-        let (held, ended) = hold(service, tunnel.entrance, setting.held);
+        let (held, ended) = hold(service, tunnel.entrance, setting.held.min(kind.streams));
         let open = tunnel.resident();
         setting.tell(0, kind.name, format!("{} MB, {} streams, {} MB", both(idle), held.len(), both(open)));
         let each = |idle: u64, open: u64| open.saturating_sub(idle) as f64 / 1e3 / held.len().max(1) as f64;
@@ -285,7 +285,7 @@ pub fn memory(setting: &Setting, service: &Service, kinds: &[Kind]) -> Result<Ve
         sleep(Duration::from_secs(1));
         let slow = tunnel.resident();
         let beside = transfer(service, &tunnel, Direction::Up, 4, setting.span)?.sum();
-        stuck.end()?;
+        Transfer::end([stuck])?;
         setting.tell(0, kind.name, format!("{} and {} MB/s", figure(alone), figure(beside)));
         table.row([
             kind.name.to_owned(),

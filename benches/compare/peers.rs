@@ -30,6 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// bore's port is fixed.
 const BORE_PORT: u16 = 7835;
 
+/// More streams than are asked of any.
+const MANY: usize = usize::MAX;
+
 /// A kind of tunnel.
 #[derive(Debug, Clone, Copy)]
 pub struct Kind {
@@ -38,36 +41,55 @@ pub struct Kind {
     pub what: &'static str,
     /// Programs that it needs.
     needs: &'static [&'static str],
+    /// So many idle streams are asked of it at most.
+    pub streams: usize,
     build: fn(&mut Site<'_>) -> Result<Agents>,
 }
 
 /// All of them, in the order of the tables.
 pub const KINDS: &[Kind] = &[
-    Kind { name: DIRECT, what: "program and service alone", needs: &[], build: direct },
+    Kind { name: DIRECT, what: "program and service alone", needs: &[], streams: MANY, build: direct },
     Kind {
         name: "socat",
         what: "two plain relays with 256 KiB buffers: no multiplexing, no encryption",
         needs: &["socat"],
+        // A process for each stream in each agent.
+        streams: 100,
         build: socat,
     },
-    Kind { name: OURS, what: "one encrypted connection, streams in it", needs: &[], build: punchtunnel },
-    Kind { name: "bore", what: "plain, a connection for each stream", needs: &["bore"], build: bore },
+    Kind {
+        name: OURS,
+        what: "one encrypted connection, streams in it",
+        needs: &[],
+        streams: MANY,
+        build: punchtunnel,
+    },
+    Kind {
+        name: "bore",
+        what: "plain, a connection for each stream",
+        needs: &["bore"],
+        streams: MANY,
+        build: bore,
+    },
     Kind {
         name: "rathole",
         what: "plain, a connection for each stream",
         needs: &["rathole"],
+        streams: MANY,
         build: rathole,
     },
     Kind {
         name: "rathole-noise",
         what: "encrypted, a connection for each stream",
         needs: &["rathole"],
+        streams: MANY,
         build: rathole_noise,
     },
     Kind {
         name: "ssh",
         what: "-L, one encrypted connection",
         needs: &["ssh", "sshd", "ssh-keygen"],
+        streams: MANY,
         build: ssh,
     },
 ];
