@@ -11,6 +11,10 @@
 #[allow(dead_code, reason = "the lab needs more of it")]
 #[path = "../../tests/lab/error.rs"]
 mod error;
+#[allow(dead_code, reason = "the lab needs more of it")]
+#[path = "../../tests/lab/link.rs"]
+mod link;
+mod links;
 mod load;
 mod machine;
 mod measure;
@@ -21,13 +25,17 @@ mod page;
 mod peers;
 mod process;
 mod table;
+#[allow(dead_code, reason = "the lab needs more of it")]
+#[path = "../../tests/lab/tun.rs"]
+mod tun;
+mod wire;
 
 use std::{fmt::Display, process::ExitCode, time::Duration};
 
 use clap::{Parser, ValueEnum};
 
 use crate::{
-    error::{Result, ensure},
+    error::{Result, ensure, failed},
     load::Service,
     peers::{Ground, KINDS, Kind, Tunnel},
     table::Table,
@@ -68,6 +76,10 @@ enum Part {
     Connections,
     /// Memory of the agents
     Memory,
+    /// Round trips beside an upload over 50 Mbit/s, 40 ms
+    Slow,
+    /// One stream over 1 Gbit/s, 100 ms
+    Fat,
 }
 
 /// Measures one thing with tunnels in turn.
@@ -81,6 +93,9 @@ struct Setting {
     span: Duration,
     /// How many idle streams are opened.
     held: usize,
+    /// Over lines with a delay: how long a transfer runs before it is looked at, and how long it is looked at.
+    settle: Duration,
+    look: Duration,
 }
 
 impl Setting {
@@ -91,13 +106,12 @@ impl Setting {
 
     /// What a run brought; a tunnel that fails is told of and has no figure.
     fn take<T>(&self, tunnel: &Tunnel, run: Result<T>) -> Option<T> {
-        match run {
-            Ok(figures) => Some(figures),
-            Err(error) => {
-                eprintln!("{} failed: {error}; it said: {}", tunnel.kind.name, tunnel.said());
-                None
-            }
-        }
+        self.note(tunnel.kind.name, run.map_err(|error| failed(error, tunnel.said())))
+    }
+
+    /// The same where the tunnel is gone.
+    fn note<T>(&self, name: &str, run: Result<T>) -> Option<T> {
+        run.inspect_err(|error| eprintln!("{name} failed: {error}")).ok()
     }
 }
 
@@ -126,6 +140,8 @@ fn compare(arguments: &Arguments) -> Result<()> {
         rounds: if arguments.short { arguments.rounds.min(2) } else { arguments.rounds },
         span: Duration::from_millis(if arguments.short { 300 } else { 2000 }),
         held: if arguments.short { 500 } else { 10_000 },
+        settle: Duration::from_secs(if arguments.short { 1 } else { 5 }),
+        look: Duration::from_secs(if arguments.short { 2 } else { 10 }),
     };
     machine::raise_limits()?;
     let kinds = chosen(&arguments.only)?;
@@ -147,6 +163,12 @@ fn compare(arguments: &Arguments) -> Result<()> {
     }
     if wants(Part::Memory) {
         show(&mut sections, Part::Memory, measure::memory(&setting, &service, &kinds)?);
+    }
+    if wants(Part::Slow) {
+        show(&mut sections, Part::Slow, links::slow(&setting, &kinds)?);
+    }
+    if wants(Part::Fat) {
+        show(&mut sections, Part::Fat, links::fat(&setting, &kinds)?);
     }
     if arguments.write {
         page::write(&sections, &kinds)?;
