@@ -174,6 +174,8 @@ pub struct Mux {
     /// Streams that a CREDIT frame is worth sending for.
     credits: BTreeSet<StreamId>,
     schedule: Schedule,
+    /// A little was sent between the bulk data of other streams.
+    urgent: bool,
     /// Streams whose program waits for [`MuxEvent::Writable`].
     blocked: BTreeSet<StreamId>,
     /// Bytes in all send buffers.
@@ -198,6 +200,7 @@ impl Mux {
             resets: BTreeMap::new(),
             credits: BTreeSet::new(),
             schedule: Schedule::default(),
+            urgent: false,
             blocked: BTreeSet::new(),
             unsent: 0,
             growth: GrowthBudget::new(flow::GROWTH_BUDGET),
