@@ -161,6 +161,11 @@ impl Running {
         }
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends SIGTERM.
     #[cfg(unix)]
     pub(crate) fn terminate(&self) {
