@@ -11,17 +11,17 @@
 //! ```
 
 mod state;
+mod streams;
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::BTreeSet,
     io,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::{
     net::TcpStream,
     sync::{Notify, mpsc},
@@ -34,21 +34,12 @@ use super::{
     lan,
     link::{Outbox, inbox, prepare, send_last, words},
     read_buffer::ReadBuffer,
-    stream::Stream,
 };
 use crate::{
     endpoint::{Input, PeerId},
-    mux::{
-        MuxError, StreamId,
-        buffer::LARGE,
-        whole::{ROOM, Whole},
-    },
     secure::{EpochKeys, EstablishedLink, PublicKey},
     session::{LinkError, SessionConfig, SessionStats},
-    wire::{
-        peer::Goodbye,
-        stream::{OpenRequest, ResetReason},
-    },
+    wire::peer::Goodbye,
 };
 
 /// A link that brings nothing for so long gives its buffers back.
@@ -230,157 +221,6 @@ impl Tunnel {
     /// The session's counters.
     pub(crate) fn stats(&self) -> SessionStats {
         self.lock().session.stats()
-    }
-
-    /// The next stream that the other peer opened; `None` once the session has ended.
-    pub(crate) async fn accept(self: &Arc<Self>) -> Option<(Stream, OpenRequest)> {
-        loop {
-            let opened = self.opened.notified();
-            tokio::pin!(opened);
-            // From here on a notification is not missed.
-            opened.as_mut().enable();
-            {
-                let mut state = self.lock();
-                if let Some((id, request)) = state.incoming.pop_front() {
-                    return Some((Stream::new(self.clone(), id), request));
-                }
-                if state.ended.is_some() {
-                    return None;
-                }
-            }
-            opened.await;
-        }
-    }
-
-    /// Opens a stream. The first bytes may be written at once, before there is a link.
-    ///
-    /// # Errors
-    /// Too many streams, or the session has ended.
-    pub(crate) fn open(self: &Arc<Self>, request: OpenRequest) -> Result<Stream, ResetReason> {
-        let id = {
-            let mut state = self.lock();
-            let id = state.session.open(clock::now(), request).map_err(|error| match error {
-                MuxError::LabelTooLong => ResetReason::NoSuchService,
-                MuxError::Ended => ResetReason::SessionEnded,
-                _ => ResetReason::TooMany,
-            })?;
-            state.streams.entry(id).or_default();
-            id
-        };
-        self.work.notify_one();
-        Ok(Stream::new(self.clone(), id))
-    }
-
-    /// The next bytes of a stream; `None` at its end.
-    pub(super) fn poll_read(
-        &self,
-        id: StreamId,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<Option<Bytes>, ResetReason>> {
-        let mut state = self.lock();
-        let read = state.poll_read(clock::now(), id, context);
-        self.settle(state);
-        if let Poll::Ready(Ok(Some(_))) = read {
-            // Room was made: there may be credit to give.
-            self.work.notify_one();
-        }
-        read
-    }
-
-    /// Appends to `pieces` what more of a stream is there already, up to about `most` bytes in all.
-    pub(super) fn read_more(&self, id: StreamId, pieces: &mut VecDeque<Bytes>, most: usize) {
-        let mut state = self.lock();
-        let now = clock::now();
-        let mut held: usize = pieces.iter().map(Bytes::len).sum();
-        while held < most
-            && let Some(piece) = state.session.read(now, id)
-        {
-            held += piece.len();
-            pieces.push_back(piece);
-        }
-        self.settle(state);
-    }
-
-    /// Room for this many bytes, at least one.
-    pub(super) fn poll_writable(
-        &self,
-        id: StreamId,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<usize, ResetReason>> {
-        let mut state = self.lock();
-        let room = state.poll_writable(id, context);
-        self.settle(state);
-        room
-    }
-
-    /// Appends to a stream; the caller has asked [`poll_writable`](Self::poll_writable) for the room.
-    /// On a stream that was reset since, the next call says so.
-    pub(super) fn write(&self, id: StreamId, bytes: Bytes) {
-        let mut state = self.lock();
-        if let Err(error) = state.session.write(id, bytes) {
-            tracing::trace!(?id, %error, "not written");
-        }
-        self.settle(state);
-        self.work.notify_one();
-    }
-
-    /// Room for `count` pieces of [`ROOM`](crate::mux::whole::ROOM) bytes that need not be copied.
-    pub(super) fn wholes(&self, count: usize) -> Vec<Whole> {
-        let mut state = self.lock();
-        (0..count).map(|_| state.session.whole()).collect()
-    }
-
-    /// Appends the first `count` bytes of the pieces to a stream, as [`write`](Self::write) does, and takes
-    /// the rest of the pieces back.
-    pub(super) fn write_wholes(&self, id: StreamId, pieces: Vec<Whole>, mut count: usize) {
-        let mut state = self.lock();
-        for mut piece in pieces {
-            let length = count.min(ROOM);
-            count -= length;
-            piece.truncate(length);
-            let result = match length {
-                0 => Ok(state.session.give_back(piece)),
-                LARGE.. => state.session.write_whole(id, piece),
-                // A large buffer is not held for a few bytes.
-                _ => {
-                    let bytes = Bytes::copy_from_slice(piece.payload());
-                    state.session.give_back(piece);
-                    state.session.write(id, bytes)
-                }
-            };
-            if let Err(error) = result {
-                tracing::trace!(?id, %error, "not written");
-            }
-        }
-        self.settle(state);
-        self.work.notify_one();
-    }
-
-    /// Ends this side's direction of a stream.
-    pub(super) fn finish(&self, id: StreamId) {
-        let mut state = self.lock();
-        state.session.finish(id);
-        self.settle(state);
-        self.work.notify_one();
-    }
-
-    /// Ends both directions of a stream at once.
-    pub(super) fn reset(&self, id: StreamId, reason: ResetReason) {
-        let mut state = self.lock();
-        state.session.reset(id, reason);
-        self.settle(state);
-        self.work.notify_one();
-    }
-
-    /// Streams that somebody holds.
-    #[cfg(test)]
-    pub(super) fn held(&self) -> usize {
-        self.lock().streams.len()
-    }
-
-    /// Nobody holds the stream any more.
-    pub(super) fn forget(&self, id: StreamId) {
-        self.lock().streams.remove(&id);
     }
 
     /// Writes to the link and keeps the session's deadlines, until the session ends.

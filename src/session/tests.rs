@@ -12,7 +12,10 @@ use super::{
     testing::{Keys, link},
     *,
 };
-use crate::testing::start;
+use crate::{
+    testing::start,
+    wire::stream::{OpenRequest, ResetReason},
+};
 
 const MS: Duration = Duration::from_millis(1);
 
