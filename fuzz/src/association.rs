@@ -21,6 +21,8 @@ struct World<'a> {
     now: Instant,
     began: Instant,
     server: Server,
+    /// Changes of names that the server gave out.
+    stored: u64,
     clients: [Client; 2],
     /// What flies: to whom (`None`: the server), between that client's address and the server's.
     flying: VecDeque<(Option<usize>, Source, Vec<u8>)>,
@@ -48,6 +50,7 @@ pub(crate) fn run(bytes: &[u8]) {
         now,
         began: now,
         server: Server::new(now, [9; 32], key(9), limits, []),
+        stored: 0,
         clients,
         flying: VecDeque::new(),
         script: Script::new(bytes),
@@ -175,7 +178,10 @@ impl World<'_> {
         while let Some((to, datagram)) = self.server.poll_transmit() {
             self.answer(to, datagram);
         }
-        while self.server.poll_store().is_some() {}
+        while self.server.poll_store().is_some() {
+            self.stored += 1;
+        }
+        self.server.handle_stored(self.now, 0, self.stored);
         let stats = self.server.stats();
         assert!(stats.associations <= 8 && stats.names <= 8 && stats.relations <= 8, "{stats:?}");
     }

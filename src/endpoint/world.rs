@@ -39,6 +39,7 @@ pub(super) struct World {
     pub(super) began: Instant,
     pub(super) one_way: Duration,
     pub(super) server: Server,
+    stored: u64,
     pub(super) endpoints: Vec<Option<Endpoint>>,
     pub(super) queue: BTreeMap<(Instant, u64), Happening>,
     pub(super) next: u64,
@@ -92,6 +93,7 @@ impl World {
             began: now,
             one_way: Duration::from_millis(one_way_ms),
             server: Server::new(now, [9; 32], key(9), Limits::default(), []),
+            stored: 0,
             endpoints: vec![None, None],
             queue: BTreeMap::new(),
             next: 0,
@@ -177,6 +179,11 @@ impl World {
         while let Some(output) = self.endpoints[who].as_mut().and_then(|e| e.poll(self.now)) {
             self.carry_out(who, output);
         }
+        // It keeps what it is to store in memory.
+        while self.server.poll_store().is_some() {
+            self.stored += 1;
+        }
+        self.server.handle_stored(self.now, 1_000, self.stored);
         while let Some((to, datagram)) = self.server.poll_transmit() {
             let Some(who) = self.at.iter().position(|at| *at == to.addr) else { continue };
             let path = Path::Udp(SERVER.parse().expect("address"));

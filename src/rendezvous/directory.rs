@@ -23,7 +23,7 @@ use crate::{
     secure::PublicKey,
     wire::{
         Blob, MAX_BODY,
-        server::{Decline, FromServer, NameRefusal, RequestRefusal, ToServer},
+        server::{Decline, FromServer, NameRefusal, Release, RequestRefusal, ToServer},
     },
 };
 
@@ -40,6 +40,8 @@ pub(super) struct Directory {
     /// The same by name, for when it appears.
     awaited: BTreeSet<(String, NodeRef, u32)>,
     relations: Relations,
+    /// Answers that wait until it is on disk who owns the name.
+    promised: BTreeMap<String, Vec<(To, FromServer)>>,
     said: VecDeque<(To, FromServer)>,
 }
 
@@ -94,6 +96,7 @@ impl Directory {
             waiting: BTreeMap::new(),
             awaited: BTreeSet::new(),
             relations: Relations::new(&limits),
+            promised: BTreeMap::new(),
             said: VecDeque::new(),
             limits,
         }
@@ -136,7 +139,7 @@ impl Directory {
             ToServer::Release { name } => {
                 let Some(key) = self.nodes.get(&node).map(|n| n.key) else { return };
                 let outcome = self.names.give_up(&name, key);
-                self.say(at.back_to(node), FromServer::Released { name, outcome });
+                self.say_when_stored(&name.clone(), at.back_to(node), FromServer::Released { name, outcome });
             }
             ToServer::Find { request, name } => self.want(at, node, request, name, None),
             ToServer::Introduce { request, name, hello } => self.want(at, node, request, name, Some(hello)),
@@ -166,8 +169,49 @@ impl Directory {
         (self.waiting.len(), self.relations.len())
     }
 
+    /// The first so many changes that were given out are on disk: what was promised is said.
+    pub(super) fn stored(&mut self, count: u64) {
+        for name in self.names.stored(count) {
+            self.said.extend(self.promised.remove(&name).into_iter().flatten());
+        }
+    }
+
+    /// The first so many changes cannot be written now. Those who wait are told so; once it was possible after all,
+    /// asking again brings the other answer.
+    pub(super) fn unstored(&mut self, count: u64) {
+        for name in self.names.unstored(count) {
+            for (to, message) in self.promised.remove(&name).into_iter().flatten() {
+                let message = match message {
+                    FromServer::Released { name, .. } => {
+                        FromServer::Released { name, outcome: Release::Unstored }
+                    }
+                    _ => FromServer::NotRegistered { why: NameRefusal::Unstored },
+                };
+                self.say(to, message);
+            }
+        }
+    }
+
     fn say(&mut self, to: To, message: FromServer) {
         self.said.push_back((to, message));
+    }
+
+    fn say_when_stored(&mut self, name: &str, to: To, message: FromServer) {
+        if self.names.is_stored(name) {
+            self.say(to, message);
+        } else {
+            self.promised.entry(name.into()).or_default().push((to, message));
+        }
+    }
+
+    /// `node` does not hold the name, or will be told of it anew.
+    fn break_promise(&mut self, name: &str, node: NodeRef) {
+        if let Some(promised) = self.promised.get_mut(name) {
+            promised.retain(|(to, message)| to.node != node || *message != FromServer::Registered);
+            if promised.is_empty() {
+                self.promised.remove(name);
+            }
+        }
     }
 
     /// The newest run of a key holds the name. The one before is told [`NameRefusal::Taken`] and must
@@ -183,11 +227,13 @@ impl Directory {
         if let Some(registered) = self.nodes.get_mut(&node) {
             registered.holds.insert(name.clone());
         }
-        self.say(here, FromServer::Registered);
+        self.break_promise(&name, node);
+        self.say_when_stored(&name, here, FromServer::Registered);
         if let Some(before) = before.filter(|before| *before != node) {
             if let Some(loser) = self.nodes.get_mut(&before) {
                 loser.holds.remove(&name);
             }
+            self.break_promise(&name, before);
             let loser = To { node: before, family: None };
             self.say(loser, FromServer::NotRegistered { why: NameRefusal::Taken });
             self.put_back(at.unix_secs, before, &name);
@@ -225,6 +271,7 @@ impl Directory {
         let Some(leaving) = self.nodes.get_mut(&node) else { return };
         for name in std::mem::take(&mut leaving.holds) {
             self.names.release(unix_secs, &name, node);
+            self.break_promise(&name, node);
             self.put_back(unix_secs, node, &name);
         }
     }

@@ -7,7 +7,7 @@
 //! | `associations` | who is there, over which address families |
 //! | `directory` | names, waiting requests, introductions |
 //! | `relations` | a client and a host, each with a number for the other |
-//! | `names` | which name belongs to which key |
+//! | `names`, `alike` | which name belongs to which key; which names are taken for one another |
 //! | `cookie`, `spent`, `rates`, `limits` | what keeps strangers cheap and every table bounded |
 //! | `probes` | the server's side of probes |
 //! | `favours` | how often a stranger's NAT is examined |
@@ -16,6 +16,7 @@
 //! No sockets, no clock, no random source: `net/` drives a [`Server`], an
 //! [`Endpoint`](crate::endpoint) drives one [`Client`] for each address family.
 
+mod alike;
 mod associations;
 mod attempt;
 mod client;

@@ -1,7 +1,8 @@
 //! The server: datagrams in, datagrams out, what is to be stored.
 //!
 //! **After every `handle_*`: drain [`poll_transmit`](Server::poll_transmit) and
-//! [`poll_store`](Server::poll_store), then sleep until [`poll_timeout`](Server::poll_timeout).**
+//! [`poll_store`](Server::poll_store), then sleep until [`poll_timeout`](Server::poll_timeout).** What was
+//! stored is told by [`handle_stored`](Server::handle_stored).
 //!
 //! A stranger costs an HMAC and no memory. Nothing is answered that is shorter than the answer, until
 //! the sender has shown that it receives where it sends from: at first by the cookie in INIT, and by the
@@ -191,7 +192,22 @@ impl Server {
         Some(transmit)
     }
 
-    /// The next thing to store. The order matters only for one and the same name.
+    /// The first `count` of what [`poll_store`](Self::poll_store) gave are on disk. Only now is told who waits for
+    /// a new name, or for the end of one.
+    pub fn handle_stored(&mut self, now: Instant, unix_secs: u64, count: u64) {
+        self.now = now;
+        self.directory.stored(count);
+        self.deliver(unix_secs);
+    }
+
+    /// The first `count` of them cannot be written for now; they stay to be stored.
+    pub fn handle_unstored(&mut self, now: Instant, unix_secs: u64, count: u64) {
+        self.now = now;
+        self.directory.unstored(count);
+        self.deliver(unix_secs);
+    }
+
+    /// The next thing to store: in this order, and [told](Self::handle_stored) when it is done.
     pub fn poll_store(&mut self) -> Option<Store> {
         self.directory.names.poll_store()
     }

@@ -16,6 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const KEY_LENGTH: usize = 52;
 
 /// A home directory that is gone when dropped.
+#[derive(Clone)]
 pub(crate) struct Home {
     directory: Arc<tempfile::TempDir>,
     environment: Vec<(String, String)>,
@@ -174,6 +175,12 @@ impl Running {
         rustix::process::kill_process(id, signal).expect("signalled");
     }
 
+    /// Its process id.
+    #[allow(dead_code, reason = "tests/server looks at what the process uses")]
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its standard input, where that was made a pipe.
     pub(crate) fn stdin(&mut self) -> ChildStdin {
         self.child.stdin.take().expect("a pipe")
@@ -214,7 +221,11 @@ impl Server {
 
     /// With further options.
     pub(crate) fn start_with(options: &[&str]) -> Server {
-        let home = Home::new();
+        Server::start_in(Home::new(), options)
+    }
+
+    /// The one whose key and names are in that home.
+    pub(crate) fn start_in(home: Home, options: &[&str]) -> Server {
         let words = ["rendezvous", "--listen", "127.0.0.1:0", "--probe-port", "0"];
         let mut process = Running::start(home.command(words.iter().chain(options)));
         let listening = process.line("listening on");

@@ -37,6 +37,8 @@ pub struct Rendezvous {
     favours: Favours,
     /// What is on disk.
     stored: BTreeMap<String, (PublicKey, u64)>,
+    /// Changes that this run of the core has had stored.
+    written: u64,
 }
 
 struct Accepted {
@@ -59,6 +61,7 @@ impl Rendezvous {
             accepted: BTreeMap::new(),
             favours: Favours::default(),
             stored: BTreeMap::new(),
+            written: 0,
         }
     }
 
@@ -78,6 +81,7 @@ impl Rendezvous {
             return;
         }
         self.started.get_or_insert(io.now);
+        self.written = 0;
         let owners = self.stored.iter().map(|(name, (key, seen))| (name.clone(), *key, *seen));
         let owners: Vec<_> = owners.collect();
         self.core = Some(Server::new(io.now, self.seed, self.key.clone(), Limits::default(), owners));
@@ -158,17 +162,19 @@ impl Program for Rendezvous {
         if core.poll_timeout().is_some_and(|at| at <= io.now) {
             core.handle_timeout(io.now, unix);
         }
+        while let Some(store) = core.poll_store() {
+            self.written += 1;
+            match store {
+                Store::Put { name, key, last_seen } => drop(self.stored.insert(name, (key, last_seen))),
+                Store::Forget { name } => drop(self.stored.remove(&name)),
+            }
+        }
+        core.handle_stored(io.now, unix, self.written);
         while let Some((to, datagram)) = core.poll_transmit() {
             if to.udp {
                 io.send(DEFAULT_PORT, to.addr, datagram);
             } else if let Some((&sock, _)) = self.accepted.iter().find(|(_, conn)| conn.remote == to.addr) {
                 io.tcp.send(io.now, sock, &framed(&datagram));
-            }
-        }
-        while let Some(store) = core.poll_store() {
-            match store {
-                Store::Put { name, key, last_seen } => drop(self.stored.insert(name, (key, last_seen))),
-                Store::Forget { name } => drop(self.stored.remove(&name)),
             }
         }
     }

@@ -17,13 +17,13 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, UdpSocket},
-    sync::Notify,
+    sync::{Notify, watch},
     task::JoinSet,
 };
 use zeroize::Zeroizing;
 
 use self::{
-    store::Writer,
+    store::{Progress, Writer},
     tcp::{Connections, Port},
 };
 use super::{clock, limits, udp};
@@ -143,6 +143,8 @@ impl Server {
             tasks.spawn(tcp::accept(shared.clone(), listener, port));
         }
         tasks.spawn(keep_time(shared.clone()));
+        let progress = shared.lock().writer.progress();
+        tasks.spawn(keep_promises(shared.clone(), progress));
         stop.await;
         tasks.shutdown().await;
         let writer = {
@@ -262,6 +264,14 @@ impl Shared {
         self.drain(core);
     }
 
+    fn progressed(&self, progress: Progress) {
+        let (now, unix_secs) = (clock::now(), clock::since_1970().as_secs());
+        let mut core = self.lock();
+        core.server.handle_stored(now, unix_secs, progress.stored);
+        core.server.handle_unstored(now, unix_secs, progress.unstored);
+        self.drain(core);
+    }
+
     fn observe(
         &self,
         accepted: Instant,
@@ -341,6 +351,17 @@ async fn keep_time(shared: Arc<Shared>) {
         tokio::select! {
             () = clock::until(deadline) => shared.timeout(),
             () = shared.rearm.notified() => {}
+        }
+    }
+}
+
+/// Tells the core what is on disk, and what cannot be written.
+async fn keep_promises(shared: Arc<Shared>, mut progress: watch::Receiver<Progress>) {
+    loop {
+        let now = *progress.borrow_and_update();
+        shared.progressed(now);
+        if progress.changed().await.is_err() {
+            return;
         }
     }
 }

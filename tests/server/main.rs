@@ -1,0 +1,8 @@
+//! The real server, alone against many: killed at any instant, flooded, without descriptors.
+#![cfg(unix)]
+
+#[path = "../cli/harness.rs"]
+#[allow(dead_code, reason = "the tests of the command line use more of it")]
+mod harness;
+mod names;
+mod party;
