@@ -185,7 +185,7 @@ impl World {
         let now = self.now;
         match arrival {
             Arrival::Datagram(from, to, datagram) if to == addr(SERVER) => {
-                self.server.handle_datagram(now, 0, Source { addr: from, udp: true }, &datagram);
+                self.server.handle_datagram(now, 0, Source { addr: from, udp: true, via: 0 }, &datagram);
             }
             Arrival::Datagram(from, to, datagram) => {
                 self.peer(to).1.endpoint.handle_datagram(now, Path::Udp(from), &datagram);

@@ -99,7 +99,7 @@ impl World<'_> {
     fn source(&mut self) -> Source {
         let choice = self.script.byte();
         let addr = SocketAddr::from(([192, 0, 2, choice % 4], 5000 + u16::from(choice / 64)));
-        Source { addr, udp: choice % 8 != 7 }
+        Source { addr, udp: choice % 8 != 7, via: 0 }
     }
 
     fn fly(&mut self, to: Option<usize>, at: Source, datagram: Vec<u8>) {
@@ -166,7 +166,7 @@ impl World<'_> {
             while let Some((path, datagram)) = self.clients[index].poll_transmit(self.now) {
                 let udp = matches!(path, Path::Udp(_));
                 let addr = SocketAddr::from(([192, 0, 2, index as u8], 5000 + index as u16));
-                self.fly(None, Source { addr, udp }, datagram);
+                self.fly(None, Source { addr, udp, via: 0 }, datagram);
             }
             while let Some(event) = self.clients[index].poll_event() {
                 if let ClientEvent::Message(FromServer::Introduction { relation, .. }) = event {

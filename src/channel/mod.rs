@@ -128,6 +128,11 @@ impl<Out, In> Channel<Out, In> {
         self.sending.is_empty() && self.once.is_empty() && !self.acknowledge
     }
 
+    /// Kept messages that are not acknowledged, sent or not.
+    pub fn unacknowledged(&self) -> usize {
+        self.sending.len()
+    }
+
     /// When the last authentic datagram (or handshake body) came.
     pub fn last_received(&self) -> Option<Instant> {
         self.last_received

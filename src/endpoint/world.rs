@@ -195,7 +195,10 @@ impl World {
         let me = self.at[who];
         match output {
             Output::Transmit { path: Path::Udp(to), datagram } if to.to_string() == SERVER => {
-                self.later(self.one_way, Happening::ToServer(Source { addr: me, udp: true }, datagram));
+                self.later(
+                    self.one_way,
+                    Happening::ToServer(Source { addr: me, udp: true, via: 0 }, datagram),
+                );
             }
             Output::Transmit { path: Path::Udp(to), datagram } => {
                 self.datagrams += 1;

@@ -47,6 +47,7 @@ pub use favours::Favours;
 pub use limits::{ASSOCIATION_TIMEOUT, KEEP_ALIVE, Limits};
 pub use names::{Store, is_name};
 pub use probes::{BATCH_LIFE, Batches, MAX_BATCHES, MAX_BATCHES_PER_SOURCE};
+pub(crate) use rates::{Prefix, Shares};
 pub use server::{Server, Stats};
 
 /// Where a datagram came from, and where the answer goes.
@@ -56,6 +57,8 @@ pub struct Source {
     pub addr: SocketAddr,
     /// It is a UDP datagram; otherwise it came behind its length over TCP.
     pub udp: bool,
+    /// To which of the driver's addresses it came: the answer leaves from there.
+    pub via: u16,
 }
 
 impl Source {

@@ -266,7 +266,7 @@ impl World {
                     Path::Tcp(_) => (tcp, false, blocked[1]),
                 };
                 if !blocked {
-                    let from = Source { addr, udp: is_udp };
+                    let from = Source { addr, udp: is_udp, via: 0 };
                     self.fly(is_udp, |bytes| Flight::ToServer(from, bytes), datagram);
                 }
             }

@@ -4,5 +4,6 @@
 #[path = "../cli/harness.rs"]
 #[allow(dead_code, reason = "the tests of the command line use more of it")]
 mod harness;
+mod listen;
 mod names;
 mod party;

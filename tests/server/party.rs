@@ -50,6 +50,8 @@ impl Party {
     pub(crate) async fn new(from: IpAddr, server: &str, number: u32) -> Party {
         let server: SocketAddr = server.parse().expect("an address");
         let socket = UdpSocket::bind((from, 0)).await.expect("a port");
+        // Nobody else is heard.
+        socket.connect(server).await.expect("connected");
         let port = socket.local_addr().expect("an address").port();
         let (mut seed, mut node) = ([3; 32], [5; 16]);
         seed[..6].copy_from_slice(&[&number.to_be_bytes()[..], &port.to_be_bytes()].concat());
@@ -67,9 +69,9 @@ impl Party {
         let mut buffer = [0; 2048];
         loop {
             while let Some((path, datagram)) = self.client.poll_transmit(now()) {
-                if let Path::Udp(to) = path {
+                if let Path::Udp(_) = path {
                     // Lost where the server is gone.
-                    self.socket.send_to(&datagram, to).await.ok();
+                    self.socket.send(&datagram).await.ok();
                 }
             }
             while let Some(event) = self.client.poll_event() {
@@ -78,8 +80,8 @@ impl Party {
                 }
             }
             let wait = self.client.poll_timeout().map_or(PATIENCE, |at| at.saturating_duration_since(now()));
-            match tokio::time::timeout(wait, self.socket.recv_from(&mut buffer)).await {
-                Ok(Ok((length, _))) => {
+            match tokio::time::timeout(wait, self.socket.recv(&mut buffer)).await {
+                Ok(Ok(length)) => {
                     self.client.handle_datagram(now(), self.path, &buffer[..length]);
                 }
                 // Somebody answers with ICMP.

@@ -123,7 +123,7 @@ impl Rendezvous {
             conn.buffer.clear();
             return;
         }
-        let from = Source { addr: conn.remote, udp: false };
+        let from = Source { addr: conn.remote, udp: false, via: 0 };
         while let Some(datagram) = take_frame(&mut conn.buffer) {
             core.handle_datagram(io.now, unix, from, &datagram);
         }
@@ -135,7 +135,7 @@ impl Program for Rendezvous {
         self.begin(io);
         let unix = self.unix(io.now);
         let Some(core) = &mut self.core else { return };
-        core.handle_datagram(io.now, unix, Source { addr: from, udp: true }, bytes);
+        core.handle_datagram(io.now, unix, Source { addr: from, udp: true, via: 0 }, bytes);
     }
 
     fn tcp(&mut self, io: &mut Io<'_>, event: Event) {

@@ -133,8 +133,8 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Server { shared, listeners, .. } = self;
         let mut tasks = JoinSet::new();
-        for socket in 0..shared.udp.len() {
-            tasks.spawn(receive(shared.clone(), socket));
+        for via in 0..shared.udp.len() as u16 {
+            tasks.spawn(receive(shared.clone(), via));
         }
         for socket in 0..shared.mirrors.len() {
             tasks.spawn(mirror(shared.clone(), socket));
@@ -203,7 +203,7 @@ impl ServerBuilder {
     /// # Errors
     /// A file of the data directory, or [`ConfigError::Listen`].
     pub async fn bind(self) -> Result<Server, Error> {
-        limits::raise_open_files();
+        let files = limits::raise_open_files();
         let key = match (self.key, &self.data) {
             (Some(key), _) => key,
             (None, Some(data)) => {
@@ -228,7 +228,7 @@ impl ServerBuilder {
             core,
             udp: sockets.udp,
             mirrors: sockets.mirrors,
-            connections: Connections::default(),
+            connections: Connections::new(files),
             rearm: Notify::new(),
         };
         Ok(Server {
@@ -242,11 +242,13 @@ impl ServerBuilder {
 }
 
 impl Shared {
-    /// Hands a datagram to the core, and sends what it answers.
-    fn datagram(&self, from: Source, datagram: &[u8]) {
+    /// Hands a datagram to the core, and sends what it answers. Whether somebody with a key said it.
+    fn datagram(&self, from: Source, datagram: &[u8]) -> bool {
         let mut core = self.lock();
-        core.server.handle_datagram(clock::now(), clock::since_1970().as_secs(), from, datagram);
+        let (now, unix_secs) = (clock::now(), clock::since_1970().as_secs());
+        let authentic = core.server.handle_datagram(now, unix_secs, from, datagram);
         self.drain(core);
+        authentic
     }
 
     /// Answers a question where a datagram comes from; false for every other datagram.
@@ -284,10 +286,11 @@ impl Shared {
 
     fn drain(&self, mut core: MutexGuard<'_, Core>) {
         while let Some((to, datagram)) = core.server.poll_transmit() {
-            if to.udp {
-                self.send(to.addr, &datagram);
-            } else {
-                self.connections.send(to.addr, datagram);
+            if !to.udp {
+                self.connections.send(to, datagram);
+            } else if let Some(socket) = self.udp.get(usize::from(to.via)) {
+                // The one that the client knows: its NAT lets in nothing from another.
+                udp::send(socket, to.addr, &datagram);
             }
         }
         let Core { server, writer, .. } = &mut *core;
@@ -296,22 +299,13 @@ impl Shared {
         self.rearm.notify_one();
     }
 
-    /// From the first socket of the family. With several of one family they would have to be told apart
-    /// by the address that a client uses; a wildcard socket is what servers have.
-    fn send(&self, to: SocketAddr, datagram: &[u8]) {
-        let fits = |socket: &&UdpSocket| socket.local_addr().is_ok_and(|own| own.is_ipv4() == to.is_ipv4());
-        if let Some(socket) = self.udp.iter().find(fits) {
-            udp::send(socket, to, datagram);
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn receive(shared: Arc<Shared>, socket: usize) {
-    let Some(socket) = shared.udp.get(socket) else { return };
+async fn receive(shared: Arc<Shared>, via: u16) {
+    let Some(socket) = shared.udp.get(usize::from(via)) else { return };
     let mut buffer = [0; MAX_DATAGRAM + 1];
     while socket.readable().await.is_ok() {
         for _ in 0..BATCH {
@@ -319,7 +313,7 @@ async fn receive(shared: Arc<Shared>, socket: usize) {
                 Ok((length, addr)) => {
                     let datagram = buffer.get(..length).unwrap_or_default();
                     if !shared.mirror(socket, addr, datagram) {
-                        shared.datagram(Source { addr, udp: true }, datagram);
+                        shared.datagram(Source { addr, udp: true, via }, datagram);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -394,7 +388,9 @@ impl Sockets {
 
     fn add(&mut self, address: SocketAddr, probe_ports: &[u16]) -> Result<(), (SocketAddr, io::Error)> {
         let (udp, main) = both(address).map_err(|e| (address, e))?;
-        let mut tcp = vec![(main, Port::Main)];
+        // Of as many addresses as anybody lists.
+        let via = self.udp.len() as u16;
+        let mut tcp = vec![(main, Port::Main { via })];
         for port in probe_ports {
             let address = SocketAddr::new(address.ip(), *port);
             let listener = listener(address).map_err(|e| (address, e))?;
