@@ -159,7 +159,7 @@ impl Server {
 
     /// Sends one message to a client. One that acknowledges nothing for so long that its backlog is full, or
     /// nothing at all while the server is full of what others do not acknowledge, loses its association.
-    fn post(&mut self, unix_secs: u64, to: To, message: FromServer) {
+    pub(super) fn post(&mut self, unix_secs: u64, to: To, message: FromServer) {
         let Some(index) = self.associations.route(to) else { return };
         let is_full = self.associations.queued() >= MAX_QUEUED;
         let Some(association) = self.associations.get_mut(index) else { return };

@@ -28,6 +28,8 @@ mod favours;
 #[cfg(test)]
 mod hostile;
 mod limits;
+#[cfg(test)]
+mod model;
 mod names;
 mod probes;
 mod rates;
@@ -36,6 +38,8 @@ mod server;
 mod spent;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod weight;
 #[cfg(test)]
 mod world;
 

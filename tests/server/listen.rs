@@ -9,7 +9,7 @@ use punchtunnel::wire::{
     probe::{ProbeQuestion, Purpose, preamble},
     server::{FromServer, ToServer},
 };
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
@@ -112,7 +112,8 @@ fn a_server_without_descriptors_serves_those_whom_it_has_and_does_not_spin() {
         let process = server.process.id();
         let files = std::fs::read_dir(format!("/proc/{process}/fd")).expect("it runs").count() as u64;
         let id = Pid::from_raw(process as i32).expect("an id");
-        let limit = |current| prlimit(Some(id), Resource::Nofile, Rlimit { current, maximum: None });
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let limit = |current| prlimit(Some(id), Resource::Nofile, Rlimit { current, maximum });
         let before = limit(Some(files + 2)).expect("lowered");
         // Two are taken; the others wait for a file that nobody has.
         let mut crowd = Vec::new();

@@ -21,6 +21,8 @@ pub(crate) struct Party {
     socket: UdpSocket,
     client: Client,
     path: Path,
+    /// Every datagram of the two.
+    pub(crate) heard_and_said: Vec<Vec<u8>>,
 }
 
 #[expect(clippy::disallowed_methods, reason = "a driver reads the clock")]
@@ -57,23 +59,29 @@ impl Party {
         seed[..6].copy_from_slice(&[&number.to_be_bytes()[..], &port.to_be_bytes()].concat());
         node[..6].copy_from_slice(&seed[..6]);
         let client = Client::new(now(), seed, key(number), server, None, node);
-        Party { socket, client, path: Path::Udp(server) }
+        Party { socket, client, path: Path::Udp(server), heard_and_said: Vec::new() }
     }
 
     pub(crate) fn say(&mut self, message: ToServer) {
         self.client.send(now(), message).expect("room");
     }
 
+    /// Sends what there is to send.
+    pub(crate) async fn flush(&mut self) {
+        while let Some((path, datagram)) = self.client.poll_transmit(now()) {
+            if let Path::Udp(_) = path {
+                // Lost where the server is gone.
+                self.socket.send(&datagram).await.ok();
+                self.heard_and_said.push(datagram);
+            }
+        }
+    }
+
     /// What the server says next.
     pub(crate) async fn hear(&mut self) -> FromServer {
         let mut buffer = [0; 2048];
         loop {
-            while let Some((path, datagram)) = self.client.poll_transmit(now()) {
-                if let Path::Udp(_) = path {
-                    // Lost where the server is gone.
-                    self.socket.send(&datagram).await.ok();
-                }
-            }
+            self.flush().await;
             while let Some(event) = self.client.poll_event() {
                 if let ClientEvent::Message(message) = event {
                     return message;
@@ -83,6 +91,7 @@ impl Party {
             match tokio::time::timeout(wait, self.socket.recv(&mut buffer)).await {
                 Ok(Ok(length)) => {
                     self.client.handle_datagram(now(), self.path, &buffer[..length]);
+                    self.heard_and_said.push(buffer[..length].to_vec());
                 }
                 // Somebody answers with ICMP.
                 Ok(Err(_)) => tokio::task::yield_now().await,
