@@ -242,6 +242,10 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
         };
         let datagram = self.seal(&wire::encode(&body));
         self.once.drain(..once);
+        if self.once.is_empty() {
+            // A server holds many channels, and most are idle.
+            self.once = VecDeque::new();
+        }
         self.sending.sent(now, kept.start, kept.count);
         self.acknowledge = false;
         Some(datagram)

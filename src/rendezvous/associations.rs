@@ -80,11 +80,12 @@ pub(super) struct Joining {
 
 /// All of them.
 pub(super) struct Associations {
-    by_index: BTreeMap<u32, Association>,
+    // Boxed, as are the nodes: a tree has almost as much empty room as entries.
+    by_index: BTreeMap<u32, Box<Association>>,
     timers: BTreeSet<(Instant, u32)>,
     by_source: Shares,
     by_name: BTreeMap<NodeName, NodeRef>,
-    nodes: BTreeMap<NodeRef, Node>,
+    nodes: BTreeMap<NodeRef, Box<Node>>,
     next_node: u64,
     /// Messages that are not acknowledged.
     queued: usize,
@@ -140,11 +141,11 @@ impl Associations {
     }
 
     pub(super) fn get(&self, index: u32) -> Option<&Association> {
-        self.by_index.get(&index)
+        self.by_index.get(&index).map(|boxed| &**boxed)
     }
 
     pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut Association> {
-        self.by_index.get_mut(&index)
+        self.by_index.get_mut(&index).map(|boxed| &mut **boxed)
     }
 
     /// The node of that name, new if need be.
@@ -169,7 +170,10 @@ impl Associations {
         let family = Family::from(source);
         let counted_for = Prefix::from(source.addr);
         self.by_source.add(counted_for);
-        let entry = self.nodes.entry(node).or_insert(Node { name, by_family: [None; 2], newest: index });
+        let entry = self
+            .nodes
+            .entry(node)
+            .or_insert_with(|| Box::new(Node { name, by_family: [None; 2], newest: index }));
         entry.by_family[family as usize] = Some(index);
         entry.newest = index;
         let association = Association {
@@ -184,13 +188,13 @@ impl Associations {
             queued: 0,
             wakes: now,
         };
-        self.by_index.insert(index, association);
+        self.by_index.insert(index, Box::new(association));
         self.schedule(index);
     }
 
     /// Forgets one.
     pub(super) fn remove(&mut self, index: u32) -> Option<Removed> {
-        let association = self.by_index.remove(&index)?;
+        let association = *self.by_index.remove(&index)?;
         self.timers.remove(&(association.wakes, index));
         self.queued -= association.queued;
         self.by_source.remove(association.counted_for);

@@ -35,7 +35,7 @@ pub(super) struct NodeRef(pub(super) u64);
 pub(super) struct Directory {
     pub(super) names: Names,
     limits: Limits,
-    nodes: BTreeMap<NodeRef, Node>,
+    nodes: BTreeMap<NodeRef, Box<Node>>,
     waiting: BTreeMap<(NodeRef, u32), Wanted>,
     /// The same by name, for when it appears.
     awaited: BTreeSet<(String, NodeRef, u32)>,
@@ -49,7 +49,8 @@ struct Node {
     key: PublicKey,
     /// Proved UDP addresses, IPv4 and IPv6.
     addresses: [Option<SocketAddr>; 2],
-    holds: BTreeSet<String>,
+    /// Almost always one.
+    holds: Vec<Box<str>>,
     /// Requests that wait.
     waits: usize,
 }
@@ -88,6 +89,15 @@ pub(super) struct To {
     pub(super) family: Option<Family>,
 }
 
+impl Node {
+    fn hold(&mut self, name: &str) {
+        if !self.holds.iter().any(|held| **held == *name) {
+            self.holds.reserve_exact(1);
+            self.holds.push(name.into());
+        }
+    }
+}
+
 impl Directory {
     pub(super) fn new(names: Names, limits: Limits) -> Self {
         Directory {
@@ -104,8 +114,8 @@ impl Directory {
 
     /// A client came.
     pub(super) fn enter(&mut self, node: NodeRef, key: PublicKey) {
-        let fresh = Node { key, addresses: [None; 2], holds: BTreeSet::new(), waits: 0 };
-        self.nodes.entry(node).or_insert(fresh);
+        let fresh = || Box::new(Node { key, addresses: [None; 2], holds: Vec::new(), waits: 0 });
+        self.nodes.entry(node).or_insert_with(fresh);
     }
 
     /// A client's UDP addresses are these now.
@@ -225,13 +235,13 @@ impl Directory {
             Err(why) => return self.say(here, FromServer::NotRegistered { why }),
         };
         if let Some(registered) = self.nodes.get_mut(&node) {
-            registered.holds.insert(name.clone());
+            registered.hold(&name);
         }
         self.break_promise(&name, node);
         self.say_when_stored(&name, here, FromServer::Registered);
         if let Some(before) = before.filter(|before| *before != node) {
             if let Some(loser) = self.nodes.get_mut(&before) {
-                loser.holds.remove(&name);
+                loser.holds.retain(|held| **held != *name);
             }
             self.break_promise(&name, before);
             let loser = To { node: before, family: None };
@@ -390,7 +400,7 @@ impl Directory {
 
     /// The addresses of `other`, in the families that `node` has as well.
     fn common_addresses(&self, node: NodeRef, other: NodeRef) -> Vec<SocketAddr> {
-        let of = |node| self.nodes.get(&node).map_or([None; 2], |n: &Node| n.addresses);
+        let of = |node| self.nodes.get(&node).map_or([None; 2], |n| n.addresses);
         of(node).into_iter().zip(of(other)).filter_map(|(mine, theirs)| mine.and(theirs)).collect()
     }
 

@@ -1,6 +1,7 @@
 //! The rendezvous server with its sockets, its probe ports and its disk.
 
 mod examine;
+mod sockets;
 mod store;
 mod tcp;
 
@@ -8,13 +9,12 @@ use std::{
     collections::BTreeSet,
     future::Future,
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, UdpSocket},
     sync::{Notify, watch},
@@ -23,30 +23,25 @@ use tokio::{
 use zeroize::Zeroizing;
 
 use self::{
+    sockets::Sockets,
     store::{Progress, Writer},
     tcp::{Connections, Port},
 };
 use super::{clock, limits, udp};
 use crate::{
-    error::{ConfigError, Error},
+    error::Error,
     identity,
     rendezvous::{self, Batches, Favours, Limits, Source, Stats},
     secure::{PublicKey, StaticKey},
     wire::{
-        DEFAULT_PORT, DEFAULT_PROBE_PORT, MAX_DATAGRAM,
+        DEFAULT_PROBE_PORT, MAX_DATAGRAM,
         examine::{MIRROR, mirrored, parse_mirror},
         probe::{ProbeAnswer, ProbeQuestion},
     },
 };
 
-/// Connections that the kernel completes before they are accepted: a few bursts of probes at once.
-const BACKLOG: i32 = 1024;
-
 /// Datagrams taken in before other sockets get their turn.
 const BATCH: usize = 64;
-
-/// Tries to find a number that is free for UDP and TCP, where any will do.
-const PORT_TRIES: usize = 16;
 
 /// A rendezvous server, bound and ready to [run](Server::run).
 pub struct Server {
@@ -82,6 +77,8 @@ struct Core {
     batches: Batches,
     favours: Favours,
     writer: Writer,
+    /// When [`keep_time`] looks at it next; `None` where it is about to.
+    wakes: Option<Instant>,
 }
 
 impl Server {
@@ -220,8 +217,13 @@ impl ServerBuilder {
         let now = clock::now();
         let mut server = rendezvous::Server::new(now, clock::seed(), key, self.limits, stored);
         server.allow(now, clock::since_1970().as_secs(), self.allowed);
-        let core =
-            Mutex::new(Core { server, batches: Batches::new(now), favours: Favours::new(now), writer });
+        let core = Mutex::new(Core {
+            server,
+            batches: Batches::new(now),
+            favours: Favours::new(now),
+            writer,
+            wakes: None,
+        });
         let addresses = sockets.udp.iter().filter_map(|socket| socket.local_addr().ok()).collect();
         let probe_addresses = sockets.tcp.iter().filter_map(|(tcp, _)| tcp.local_addr().ok()).collect();
         let shared = Shared {
@@ -266,6 +268,12 @@ impl Shared {
         self.drain(core);
     }
 
+    fn set_alarm(&self) -> Option<Instant> {
+        let mut core = self.lock();
+        core.wakes = core.server.poll_timeout();
+        core.wakes
+    }
+
     fn progressed(&self, progress: Progress) {
         let (now, unix_secs) = (clock::now(), clock::since_1970().as_secs());
         let mut core = self.lock();
@@ -295,8 +303,12 @@ impl Shared {
         }
         let Core { server, writer, .. } = &mut *core;
         writer.take(|| server.poll_store());
+        // Most deadlines move away from now: the task would be woken for nothing.
+        let sooner = core.server.poll_timeout().is_some_and(|at| core.wakes.is_none_or(|wakes| at < wakes));
         drop(core);
-        self.rearm.notify_one();
+        if sooner {
+            self.rearm.notify_one();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Core> {
@@ -341,7 +353,7 @@ async fn mirror(shared: Arc<Shared>, socket: usize) {
 
 async fn keep_time(shared: Arc<Shared>) {
     loop {
-        let deadline = shared.lock().server.poll_timeout();
+        let deadline = shared.set_alarm();
         tokio::select! {
             () = clock::until(deadline) => shared.timeout(),
             () = shared.rearm.notified() => {}
@@ -358,77 +370,4 @@ async fn keep_promises(shared: Arc<Shared>, mut progress: watch::Receiver<Progre
             return;
         }
     }
-}
-
-/// The sockets of a server.
-struct Sockets {
-    udp: Vec<UdpSocket>,
-    mirrors: Vec<UdpSocket>,
-    tcp: Vec<(TcpListener, Port)>,
-}
-
-impl Sockets {
-    fn bind(listen: &[SocketAddr], probe_ports: &[u16]) -> Result<Self, Error> {
-        let everywhere: [SocketAddr; 2] =
-            [(Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into(), (Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into()];
-        let mut sockets = Sockets { udp: Vec::new(), mirrors: Vec::new(), tcp: Vec::new() };
-        let wanted = if listen.is_empty() { &everywhere[..] } else { listen };
-        for address in wanted {
-            match sockets.add(*address, probe_ports) {
-                // A machine without IPv6, where nobody asked for IPv6.
-                Err((_, error)) if listen.is_empty() && address.is_ipv6() => {
-                    tracing::debug!(%error, "no IPv6");
-                }
-                Err((address, source)) => return Err(ConfigError::Listen { address, source }.into()),
-                Ok(()) => {}
-            }
-        }
-        Ok(sockets)
-    }
-
-    fn add(&mut self, address: SocketAddr, probe_ports: &[u16]) -> Result<(), (SocketAddr, io::Error)> {
-        let (udp, main) = both(address).map_err(|e| (address, e))?;
-        // Of as many addresses as anybody lists.
-        let via = self.udp.len() as u16;
-        let mut tcp = vec![(main, Port::Main { via })];
-        for port in probe_ports {
-            let address = SocketAddr::new(address.ip(), *port);
-            let listener = listener(address).map_err(|e| (address, e))?;
-            // A courtesy: where another program has that UDP port, clients do without.
-            let mirror = listener.local_addr().and_then(udp::bind);
-            self.mirrors.extend(mirror.map_err(|error| tracing::debug!(%error, "no mirror")).ok());
-            tcp.push((listener, Port::Probe));
-        }
-        self.udp.push(udp);
-        self.tcp.extend(tcp);
-        Ok(())
-    }
-}
-
-/// A UDP and a TCP socket of the same number.
-fn both(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
-    let tries = if address.port() == 0 { PORT_TRIES } else { 1 };
-    let mut failure = io::Error::from(io::ErrorKind::AddrInUse);
-    for _ in 0..tries {
-        let listener = listener(address)?;
-        match udp::bind(listener.local_addr()?) {
-            Ok(socket) => return Ok((socket, listener)),
-            Err(error) => failure = error,
-        }
-    }
-    Err(failure)
-}
-
-fn listener(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    // A restarted server must not wait until the connections of the last one are forgotten.
-    #[cfg(unix)]
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
 }
