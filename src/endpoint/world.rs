@@ -40,6 +40,8 @@ pub(super) struct World {
     pub(super) one_way: Duration,
     pub(super) server: Server,
     stored: u64,
+    /// The server cannot write names down.
+    pub(super) disk_full: bool,
     pub(super) endpoints: Vec<Option<Endpoint>>,
     pub(super) queue: BTreeMap<(Instant, u64), Happening>,
     pub(super) next: u64,
@@ -94,6 +96,7 @@ impl World {
             one_way: Duration::from_millis(one_way_ms),
             server: Server::new(now, [9; 32], key(9), Limits::default(), []),
             stored: 0,
+            disk_full: false,
             endpoints: vec![None, None],
             queue: BTreeMap::new(),
             next: 0,
@@ -183,7 +186,11 @@ impl World {
         while self.server.poll_store().is_some() {
             self.stored += 1;
         }
-        self.server.handle_stored(self.now, 1_000, self.stored);
+        if self.disk_full {
+            self.server.handle_unstored(self.now, 1_000, self.stored);
+        } else {
+            self.server.handle_stored(self.now, 1_000, self.stored);
+        }
         while let Some((to, datagram)) = self.server.poll_transmit() {
             let Some(who) = self.at.iter().position(|at| *at == to.addr) else { continue };
             let path = Path::Udp(SERVER.parse().expect("address"));
