@@ -33,7 +33,9 @@ pub(crate) fn now() -> Instant {
 /// A runtime, and a limit for what hangs.
 pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async { tokio::time::timeout(3 * PATIENCE, test).await.expect("it hangs") })
+    let is_long = std::env::var_os("PUNCHTUNNEL_LAB_LONG").is_some();
+    let limit = PATIENCE * if is_long { 60 } else { 3 };
+    runtime.block_on(async { tokio::time::timeout(limit, test).await.expect("it hangs") })
 }
 
 /// The key of that number.
