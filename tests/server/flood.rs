@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -29,7 +29,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     harness::{Server, echo_service},
-    party::{Party, address, now, run},
+    party::{PATIENCE, Party, address, now, run},
 };
 
 /// What strangers can make the server hold, as docs/SECURITY.md has it.
@@ -38,12 +38,9 @@ const STRANGERS: u64 = 64 << 20;
 /// Connections that the strangers hold open at a time.
 const HELD: usize = 1_000;
 
-fn many() -> (u64, u64, u32) {
-    if std::env::var_os("PUNCHTUNNEL_LAB_LONG").is_some() {
-        (10_000_000, 100_000, 20)
-    } else {
-        (100_000, 1_000, 2)
-    }
+/// Datagrams, and meetings.
+fn many() -> (u64, u32) {
+    if std::env::var_os("PUNCHTUNNEL_LAB_LONG").is_some() { (10_000_000, 20) } else { (100_000, 2) }
 }
 
 /// Memory that a process has now, and the most it ever had.
@@ -74,8 +71,8 @@ async fn recorded(server: &str) -> Vec<Vec<u8>> {
     [host.heard_and_said, other.heard_and_said, vec![mirror]].concat()
 }
 
-/// Random bytes, recorded datagrams, and recorded ones that were damaged.
-fn datagrams(server: SocketAddr, samples: &[Vec<u8>], count: u64, stop: &AtomicBool) -> u64 {
+/// Random bytes, recorded datagrams, and recorded ones that were damaged; among a hundred of them a connection.
+fn flood(server: SocketAddr, samples: &[Vec<u8>], count: u64, stop: &AtomicBool, crowd: &mut Crowd) -> u64 {
     let mut rng = StdRng::seed_from_u64(6);
     let bind = |n| UdpSocket::bind((address(n), 0)).expect("a port");
     let sockets: Vec<UdpSocket> = (500..564).map(bind).collect();
@@ -83,6 +80,9 @@ fn datagrams(server: SocketAddr, samples: &[Vec<u8>], count: u64, stop: &AtomicB
     for n in 0.. {
         if n >= count && stop.load(Ordering::Relaxed) {
             break;
+        }
+        if n % 100 == 0 {
+            crowd.join(n / 100);
         }
         let mut bytes = match rng.random_range(0..4) {
             0 => (0..rng.random_range(0..200)).map(|_| rng.random()).collect(),
@@ -110,21 +110,29 @@ fn connect(from: IpAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
 }
 
 /// Connections that say nothing, too little, the wrong thing, or the right thing and stay; that are half closed or
-/// reset. Returns how many there were, and how many could not be opened.
-fn connections(servers: &[SocketAddr], count: u64, stop: &AtomicBool) -> (u64, u64) {
-    let mut rng = StdRng::seed_from_u64(7);
-    let mut held = VecDeque::new();
-    let (mut opened, mut failed) = (0, 0);
-    for n in 0.. {
-        if n >= count && stop.load(Ordering::Relaxed) {
-            break;
-        }
+/// reset.
+struct Crowd {
+    servers: Vec<SocketAddr>,
+    rng: StdRng,
+    held: VecDeque<TcpStream>,
+    opened: u64,
+    failed: u64,
+}
+
+impl Crowd {
+    fn new(servers: Vec<SocketAddr>) -> Crowd {
+        Crowd { servers, rng: StdRng::seed_from_u64(7), held: VecDeque::new(), opened: 0, failed: 0 }
+    }
+
+    /// One more.
+    fn join(&mut self, n: u64) {
+        let Crowd { servers, rng, held, opened, failed } = self;
         let to = servers[n as usize % servers.len()];
         let Ok(mut stream) = connect(address(600 + n as u32 % 400), to) else {
-            failed += 1;
-            continue;
+            *failed += 1;
+            return;
         };
-        opened += 1;
+        *opened += 1;
         let said = match rng.random_range(0..9) {
             0 => Vec::new(),
             1 => b"PT"[..rng.random_range(0..2)].to_vec(),
@@ -149,7 +157,7 @@ fn connections(servers: &[SocketAddr], count: u64, stop: &AtomicBool) -> (u64, u
             1 => {
                 // Closing is a reset now.
                 socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("set");
-                continue;
+                return;
             }
             2 => {
                 stream.set_nonblocking(true).expect("set");
@@ -162,7 +170,6 @@ fn connections(servers: &[SocketAddr], count: u64, stop: &AtomicBool) -> (u64, u
             held.pop_front();
         }
     }
-    (opened, failed)
 }
 
 /// Registers a host, connects a client through the server, and has an answer of the service: how long each took.
@@ -188,6 +195,7 @@ async fn meet(server: &Server, n: u32, service: u16) -> (Duration, Duration) {
         .probe_server(probes[0])
         .probe_server(probes[1])
         .key(client_key)
+        .patience(PATIENCE)
         .host_key(host_key.public())
         .connect()
         .await
@@ -207,7 +215,7 @@ async fn meet(server: &Server, n: u32, service: u16) -> (Duration, Duration) {
 fn a_host_and_a_client_meet_while_strangers_flood_the_server() {
     run(async {
         let server = Server::start();
-        let (count, conns, meetings) = many();
+        let (count, meetings) = many();
         let udp: SocketAddr = server.address.parse().expect("an address");
         let tcp: Vec<SocketAddr> =
             server.probes.split(',').map(|text| text.parse().expect("an address")).collect();
@@ -216,44 +224,29 @@ fn a_host_and_a_client_meet_while_strangers_flood_the_server() {
         let quiet = meet(&server, 1_000, service).await;
         let (before, _) = memory(server.process.id());
         let stop = Arc::new(AtomicBool::new(false));
-        let (sent, opened) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let began = now();
-        let talking = {
-            let (stop, sent) = (stop.clone(), sent.clone());
+        let strangers = {
+            let stop = stop.clone();
             std::thread::spawn(move || {
-                sent.store(datagrams(udp, &samples, count, &stop), Ordering::Relaxed);
-                began.elapsed()
+                let mut crowd = Crowd::new(tcp);
+                let sent = flood(udp, &samples, count, &stop, &mut crowd);
+                (sent, crowd.opened, crowd.failed, began.elapsed())
             })
         };
-        let connecting = {
-            let (stop, opened) = (stop.clone(), opened.clone());
-            std::thread::spawn(move || {
-                let (open, failed) = connections(&tcp, conns, &stop);
-                opened.store(open, Ordering::Relaxed);
-                failed
-            })
-        };
-        let mut times = Vec::new();
         for n in 0..meetings {
-            times.push(meet(&server, n, service).await);
+            let (registered, connected) = meet(&server, n, service).await;
+            let (memory, _) = memory(server.process.id());
+            eprintln!("registered in {registered:?}, connected in {connected:?}, {} KiB", memory >> 10);
         }
         stop.store(true, Ordering::Relaxed);
-        let (took, failed) = tokio::task::spawn_blocking(move || {
-            let took = talking.join().expect("sent");
-            (took, connecting.join().expect("opened"))
-        })
-        .await
-        .expect("joined");
+        let strangers = tokio::task::spawn_blocking(|| strangers.join().expect("it ends"));
+        let (sent, opened, failed, took) = strangers.await.expect("joined");
         // It is as it was.
         meet(&server, 2_000, service).await;
         let (_, most) = memory(server.process.id());
-        let (sent, opened) = (sent.load(Ordering::Relaxed), opened.load(Ordering::Relaxed));
         eprintln!("{sent} datagrams in {took:?}, {opened} connections, {failed} not opened");
         eprintln!("memory: {} KiB before, at most {} KiB", before >> 10, most >> 10);
         eprintln!("registered and connected in quiet: {quiet:?}");
-        for (registered, connected) in &times {
-            eprintln!("registered in {registered:?}, connected in {connected:?}");
-        }
         assert!(sent >= count && opened > 0, "nobody flooded it");
         assert!(most <= before + STRANGERS, "{most} bytes, {before} before");
     });
