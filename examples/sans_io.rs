@@ -52,6 +52,7 @@ struct World {
     began: Instant,
     now: Instant,
     server: Server,
+    stored: u64,
     batches: Batches,
     peers: BTreeMap<SocketAddr, Peer>,
     /// What is on its way, by its time and a counter.
@@ -72,6 +73,7 @@ fn main() {
         began,
         now: began,
         server: Server::new(began, [1; 32], server_key, Limits::default(), []),
+        stored: 0,
         batches: Batches::new(began),
         peers: BTreeMap::new(),
         flying: BTreeMap::new(),
@@ -106,10 +108,14 @@ impl World {
                 self.carry_out(address, output);
             }
         }
+        // This server remembers names in memory only, so what it wants stored is stored at once.
+        while self.server.poll_store().is_some() {
+            self.stored += 1;
+        }
+        self.server.handle_stored(now, 0, self.stored);
         while let Some((to, datagram)) = self.server.poll_transmit() {
             self.after(DELAY, Arrival::Datagram(addr(SERVER), to.addr, datagram));
         }
-        while self.server.poll_store().is_some() {}
 
         let timeouts = self.peers.values().filter_map(|peer| peer.endpoint.poll_timeout());
         let arrival = self.flying.keys().next().map(|(at, _)| *at);
@@ -179,7 +185,7 @@ impl World {
         let now = self.now;
         match arrival {
             Arrival::Datagram(from, to, datagram) if to == addr(SERVER) => {
-                self.server.handle_datagram(now, 0, Source { addr: from, udp: true }, &datagram);
+                self.server.handle_datagram(now, 0, Source { addr: from, udp: true, via: 0 }, &datagram);
             }
             Arrival::Datagram(from, to, datagram) => {
                 self.peer(to).1.endpoint.handle_datagram(now, Path::Udp(from), &datagram);

@@ -154,6 +154,17 @@ pub enum ConfigError {
         /// The server.
         server: ServerName,
     },
+    /// The name looks like one that belongs to another key.
+    #[error(
+        "the name \"{name}\" looks like one that belongs to another key at {server} (0 counts as o, 1 as l, rn as m, \
+         vv as w): choose another with --as"
+    )]
+    NameAlike {
+        /// The name.
+        name: Name,
+        /// The server.
+        server: ServerName,
+    },
     /// The server takes no more names.
     #[error(
         "{server} takes no more names from this key or at all, so \"{name}\" is not registered: free one, or use another server"
@@ -312,6 +323,17 @@ pub enum NetworkError {
         server: ServerName,
         /// For how long.
         since: Duration,
+    },
+    /// The server could not write the name down.
+    #[error(
+        "{server} cannot write down that \"{name}\" belongs to this key (its disk may be full), so the name is not \
+         promised yet"
+    )]
+    NameUnstored {
+        /// The name.
+        name: Name,
+        /// The server.
+        server: ServerName,
     },
     /// The host did not appear in time.
     #[error("\"{name}\" did not appear within {}: {}", seconds(*waited), last_seen(*last_seen_ago))]

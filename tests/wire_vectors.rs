@@ -264,11 +264,18 @@ fn from_server(vectors: &mut Vectors) {
         };
         vectors.body(&format!("from server {name}"), message);
     }
-    for outcome in [Release::Done, Release::Owned, Release::Held, Release::Unknown] {
+    for outcome in [Release::Done, Release::Owned, Release::Held, Release::Unknown, Release::Unstored] {
         vectors.body(&format!("release {outcome:?}"), outcome);
     }
     vectors.body("from server Absent, seen", FromServer::Absent { request: 1, last_seen: Some(86_400) });
-    for why in [NameRefusal::Owned, NameRefusal::Malformed, NameRefusal::Full, NameRefusal::Taken] {
+    for why in [
+        NameRefusal::Owned,
+        NameRefusal::Malformed,
+        NameRefusal::Alike,
+        NameRefusal::Unstored,
+        NameRefusal::Full,
+        NameRefusal::Taken,
+    ] {
         vectors.body(&format!("name refusal {why:?}"), why);
     }
     for why in [RequestRefusal::Malformed, RequestRefusal::Full] {

@@ -21,6 +21,8 @@ struct World<'a> {
     now: Instant,
     began: Instant,
     server: Server,
+    /// Changes of names that the server gave out.
+    stored: u64,
     clients: [Client; 2],
     /// What flies: to whom (`None`: the server), between that client's address and the server's.
     flying: VecDeque<(Option<usize>, Source, Vec<u8>)>,
@@ -48,6 +50,7 @@ pub(crate) fn run(bytes: &[u8]) {
         now,
         began: now,
         server: Server::new(now, [9; 32], key(9), limits, []),
+        stored: 0,
         clients,
         flying: VecDeque::new(),
         script: Script::new(bytes),
@@ -96,7 +99,7 @@ impl World<'_> {
     fn source(&mut self) -> Source {
         let choice = self.script.byte();
         let addr = SocketAddr::from(([192, 0, 2, choice % 4], 5000 + u16::from(choice / 64)));
-        Source { addr, udp: choice % 8 != 7 }
+        Source { addr, udp: choice % 8 != 7, via: 0 }
     }
 
     fn fly(&mut self, to: Option<usize>, at: Source, datagram: Vec<u8>) {
@@ -163,7 +166,7 @@ impl World<'_> {
             while let Some((path, datagram)) = self.clients[index].poll_transmit(self.now) {
                 let udp = matches!(path, Path::Udp(_));
                 let addr = SocketAddr::from(([192, 0, 2, index as u8], 5000 + index as u16));
-                self.fly(None, Source { addr, udp }, datagram);
+                self.fly(None, Source { addr, udp, via: 0 }, datagram);
             }
             while let Some(event) = self.clients[index].poll_event() {
                 if let ClientEvent::Message(FromServer::Introduction { relation, .. }) = event {
@@ -175,7 +178,10 @@ impl World<'_> {
         while let Some((to, datagram)) = self.server.poll_transmit() {
             self.answer(to, datagram);
         }
-        while self.server.poll_store().is_some() {}
+        while self.server.poll_store().is_some() {
+            self.stored += 1;
+        }
+        self.server.handle_stored(self.now, 0, self.stored);
         let stats = self.server.stats();
         assert!(stats.associations <= 8 && stats.names <= 8 && stats.relations <= 8, "{stats:?}");
     }

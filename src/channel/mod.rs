@@ -128,6 +128,11 @@ impl<Out, In> Channel<Out, In> {
         self.sending.is_empty() && self.once.is_empty() && !self.acknowledge
     }
 
+    /// Kept messages that are not acknowledged, sent or not.
+    pub fn unacknowledged(&self) -> usize {
+        self.sending.len()
+    }
+
     /// When the last authentic datagram (or handshake body) came.
     pub fn last_received(&self) -> Option<Instant> {
         self.last_received
@@ -237,6 +242,10 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
         };
         let datagram = self.seal(&wire::encode(&body));
         self.once.drain(..once);
+        if self.once.is_empty() {
+            // A server holds many channels, and most are idle.
+            self.once = VecDeque::new();
+        }
         self.sending.sent(now, kept.start, kept.count);
         self.acknowledge = false;
         Some(datagram)

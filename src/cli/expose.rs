@@ -154,7 +154,8 @@ async fn watch(settings: &Settings, host: &Host, mut events: Events, output: &Ou
                     }
                     Telling::Live(text) => output.live(&format!("{whose}{text}")),
                     Telling::Fatal(error) if was_registered && Narrator::is_about_server(event) => {
-                        output.line(&error.to_string());
+                        let trying = matches!(event, endpoint::Event::NotRegistered(_));
+                        output.line(&format!("{error}{}", if trying { "; trying on" } else { "" }));
                     }
                     Telling::Fatal(error) => return Err(error),
                 }

@@ -222,6 +222,9 @@ impl Narrator {
                 | Event::ServerVersion { .. }
                 | Event::ServerPrivate
                 | Event::NotKept(_)
+                | Event::NotRegistered(
+                    NameRefusal::Owned | NameRefusal::Alike | NameRefusal::Full | NameRefusal::Malformed
+                )
         )
     }
 
@@ -317,6 +320,11 @@ impl Narrator {
             NameRefusal::Owned => ConfigError::NameOwned { name, server }.into(),
             NameRefusal::Taken => ConfigError::NameTaken { name, server }.into(),
             NameRefusal::Full => ConfigError::NameFull { name, server }.into(),
+            NameRefusal::Alike => ConfigError::NameAlike { name, server }.into(),
+            NameRefusal::Unstored => {
+                let why = NetworkError::NameUnstored { name, server };
+                return Telling::Line(format!("{why}; trying on"));
+            }
             NameRefusal::Malformed => Error::Internal(format!("{server} does not take the name {name}")),
         })
     }
@@ -332,6 +340,9 @@ impl Narrator {
                 "it is registered now; stop the \"punchtunnel expose\" that holds it, and try again"
             }
             Release::Unknown => "it belongs to nobody there",
+            Release::Unstored => {
+                "the server cannot write it down now (its disk may be full); try again later"
+            }
         };
         Telling::Fatal(ConfigError::NotReleased { name: name.clone(), server: server.clone(), why }.into())
     }

@@ -16,7 +16,7 @@ use crate::{
     wire::{
         self, MAX_BODY,
         peer::{Goodbye, MAX_PEER_DATAGRAM, PeerHello, PeerMessage, PeerReply},
-        server::{Decline, FromServer, ToServer},
+        server::{Decline, FromServer, NameRefusal, ToServer},
     },
 };
 
@@ -38,6 +38,13 @@ const MAX_UNPROVED: usize = 16;
 /// out, nor a server that repeats an old introduction.
 const MAX_UNPROVED_OF_ONE: usize = 4;
 
+/// A name that was refused is asked for again after this long: a full server may have room, a full disk be
+/// cleared, another key's name be given up.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// And after twice as long each time, but no longer than this.
+const AGAIN_MOST: Duration = Duration::from_secs(600);
+
 /// A client that has been let in must send an authentic datagram within this time.
 pub(super) const PROOF: Duration = Duration::from_secs(15);
 
@@ -49,6 +56,10 @@ pub(super) struct Host {
     pub(super) name: String,
     /// Associations over which the name is known to be registered.
     registered: BTreeSet<usize>,
+    /// Associations over which the name was refused, and when it is asked for again.
+    again: BTreeMap<usize, Instant>,
+    /// Refusals in a row.
+    refusals: u32,
     asks: BTreeMap<AskId, Ask>,
     next_ask: u64,
     /// When a refusal was told last, and how many there were since.
@@ -66,12 +77,31 @@ struct Ask {
 
 impl Host {
     pub(super) fn new(name: String) -> Self {
-        Host { name, registered: BTreeSet::new(), asks: BTreeMap::new(), next_ask: 0, told: None, untold: 0 }
+        Host {
+            name,
+            registered: BTreeSet::new(),
+            again: BTreeMap::new(),
+            refusals: 0,
+            asks: BTreeMap::new(),
+            next_ask: 0,
+            told: None,
+            untold: 0,
+        }
+    }
+
+    fn refused(&mut self, now: Instant, server: usize, why: NameRefusal) {
+        // Two runs of one key must not take the name from each other for ever.
+        if !matches!(why, NameRefusal::Taken | NameRefusal::Malformed) {
+            let wait = AGAIN.saturating_mul(1 << self.refusals.min(10)).min(AGAIN_MOST);
+            self.refusals += 1;
+            self.again.insert(server, now + wait);
+        }
     }
 
     /// The driver answers in time; what it forgets is forgotten here too.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.asks.values().map(|ask| ask.received + PROOF).min()
+        let asks = self.asks.values().map(|ask| ask.received + PROOF);
+        asks.chain(self.again.values().copied()).min()
     }
 }
 
@@ -80,12 +110,17 @@ impl Endpoint {
         match message {
             FromServer::Registered => {
                 let Part::Host(host) = &mut self.part else { return };
+                host.again.remove(&server);
+                host.refusals = 0;
                 if host.registered.insert(server) {
                     self.out.push_back(Output::Event(Event::Registered));
                 }
             }
             FromServer::NotRegistered { why } => {
                 self.unregistered(server);
+                if let Part::Host(host) = &mut self.part {
+                    host.refused(now, server, why);
+                }
                 self.out.push_back(Output::Event(Event::NotRegistered(why)));
             }
             FromServer::Introduction { relation, hello } => {
@@ -214,12 +249,20 @@ impl Endpoint {
         }
     }
 
-    /// Lines that were not proved in time are forgotten; what was proved just now has its place.
+    /// Lines that were not proved in time are forgotten; what was proved just now has its place; a name that was
+    /// refused is asked for again.
     pub(super) fn advance_host(&mut self, now: Instant) {
         let new =
             self.peers.values_mut().find_map(|p| std::mem::take(&mut p.is_new).then_some((p.id, p.key)));
         if let Some(new) = new {
             self.make_room(now, new);
+        }
+        if let Part::Host(host) = &mut self.part {
+            let due: Vec<usize> = host.again.iter().filter(|(_, at)| **at <= now).map(|(s, _)| *s).collect();
+            host.again.retain(|_, at| *at > now);
+            if !self.stopping {
+                due.into_iter().for_each(|server| self.introduce_self(now, server));
+            }
         }
         let late = |line: &Line| line.since + PROOF <= now;
         if let Part::Host(host) = &mut self.part {

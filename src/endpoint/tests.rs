@@ -225,6 +225,23 @@ fn whoever_gives_a_name_up_asks_the_server_that_and_nothing_else() {
 }
 
 #[test]
+fn a_host_whose_name_is_refused_asks_on_and_less_and_less_often() {
+    let mut world = World::new(20);
+    world.disk_full = true;
+    world.host();
+    let refusals = |w: &World| w.events.iter().filter(|(.., e)| matches!(e, Event::NotRegistered(_))).count();
+    assert!(world.run(Duration::from_secs(5), |w| refusals(w) == 1), "{}", world.story());
+    world.run(Duration::from_secs(3600), |_| false);
+    assert!((6..=11).contains(&refusals(&world)), "{}", refusals(&world));
+    world.disk_full = false;
+    let registered = |w: &World| w.heard(HOST, |e| *e == Event::Registered);
+    assert!(world.run(Duration::from_secs(601), registered), "{}", world.story());
+    let before = refusals(&world);
+    world.run(Duration::from_secs(3600), |_| false);
+    assert_eq!(refusals(&world), before);
+}
+
+#[test]
 fn a_strict_host_is_worth_the_wait_for_the_own_crossing_and_no_longer() {
     let open = Answers { crossing: Some(Knocked::Reached), ..STRICT };
     // Silence is not waited for longer than a crossing may take.

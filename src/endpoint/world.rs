@@ -40,6 +40,9 @@ pub(super) struct World {
     pub(super) began: Instant,
     pub(super) one_way: Duration,
     pub(super) server: Server,
+    stored: u64,
+    /// The server cannot write names down.
+    pub(super) disk_full: bool,
     pub(super) endpoints: Vec<Option<Endpoint>>,
     pub(super) queue: BTreeMap<(Instant, u64), Happening>,
     pub(super) next: u64,
@@ -101,6 +104,8 @@ impl World {
             began: now,
             one_way: Duration::from_millis(one_way_ms),
             server: Server::new(now, [9; 32], key(9), Limits::default(), []),
+            stored: 0,
+            disk_full: false,
             endpoints: vec![None, None],
             queue: BTreeMap::new(),
             next: 0,
@@ -190,6 +195,15 @@ impl World {
         while let Some(output) = self.endpoints[who].as_mut().and_then(|e| e.poll(self.now)) {
             self.carry_out(who, output);
         }
+        // It keeps what it is to store in memory.
+        while self.server.poll_store().is_some() {
+            self.stored += 1;
+        }
+        if self.disk_full {
+            self.server.handle_unstored(self.now, 1_000, self.stored);
+        } else {
+            self.server.handle_stored(self.now, 1_000, self.stored);
+        }
         while let Some((to, datagram)) = self.server.poll_transmit() {
             let Some(who) = self.at.iter().position(|at| *at == to.addr) else { continue };
             let path = Path::Udp(SERVER.parse().expect("address"));
@@ -201,7 +215,10 @@ impl World {
         let me = self.at[who];
         match output {
             Output::Transmit { path: Path::Udp(to), datagram } if to.to_string() == SERVER => {
-                self.later(self.one_way, Happening::ToServer(Source { addr: me, udp: true }, datagram));
+                self.later(
+                    self.one_way,
+                    Happening::ToServer(Source { addr: me, udp: true, via: 0 }, datagram),
+                );
             }
             Output::Transmit { path: Path::Udp(to), datagram } => {
                 self.datagrams += 1;

@@ -5,7 +5,8 @@ use std::{fmt, str::FromStr};
 use crate::wire::MAX_NAME;
 
 /// A host's name, as people type it and the rendezvous server keeps it: 1 to 63 of `a-z`, `0-9` and
-/// `-`, with a letter or digit at both ends (a DNS label, RFC 1123 §2.1, in lower case).
+/// `-`, with a letter or digit at both ends and no two dashes in a row (a DNS label, RFC 1123 §2.1, in lower
+/// case).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(String);
 
@@ -34,6 +35,9 @@ pub enum NameError {
     /// A dash first or last.
     #[error("a name begins and ends with a letter or a digit: use {0:?}")]
     Dash(String),
+    /// Two dashes in a row.
+    #[error("a name has no two dashes in a row: use {0:?}")]
+    Dashes(String),
 }
 
 impl FromStr for Name {
@@ -56,6 +60,10 @@ impl FromStr for Name {
         match text.trim_matches('-') {
             "" => Err(NameError::Empty),
             trimmed if trimmed != text => Err(NameError::Dash(trimmed.into())),
+            _ if text.contains("--") => {
+                let parts: Vec<&str> = text.split('-').filter(|part| !part.is_empty()).collect();
+                Err(NameError::Dashes(parts.join("-")))
+            }
             _ => Ok(Name(text.into())),
         }
     }

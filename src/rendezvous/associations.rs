@@ -10,7 +10,7 @@ use super::{
     Source,
     directory::{NodeRef, To},
     limits::ASSOCIATION_TIMEOUT,
-    rates::Prefix,
+    rates::{Prefix, Shares},
 };
 use crate::{
     channel::Channel,
@@ -48,6 +48,8 @@ pub(super) struct Association {
     pub(super) backlog: VecDeque<FromServer>,
     pub(super) family: Family,
     counted_for: Prefix,
+    /// Messages that are not acknowledged, as they are counted in all.
+    queued: usize,
     wakes: Instant,
 }
 
@@ -77,14 +79,16 @@ pub(super) struct Joining {
 }
 
 /// All of them.
-#[derive(Default)]
 pub(super) struct Associations {
-    by_index: BTreeMap<u32, Association>,
+    // Boxed, as are the nodes: a tree has almost as much empty room as entries.
+    by_index: BTreeMap<u32, Box<Association>>,
     timers: BTreeSet<(Instant, u32)>,
-    by_source: BTreeMap<Prefix, usize>,
+    by_source: Shares,
     by_name: BTreeMap<NodeName, NodeRef>,
-    nodes: BTreeMap<NodeRef, Node>,
+    nodes: BTreeMap<NodeRef, Box<Node>>,
     next_node: u64,
+    /// Messages that are not acknowledged.
+    queued: usize,
 }
 
 struct Node {
@@ -102,6 +106,19 @@ pub(super) struct Removed {
 }
 
 impl Associations {
+    /// At most so many from one source.
+    pub(super) fn new(per_source: usize) -> Self {
+        Associations {
+            by_index: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            by_source: Shares::new(per_source),
+            by_name: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            next_node: 0,
+            queued: 0,
+        }
+    }
+
     /// How many there are, of how many nodes.
     pub(super) fn len(&self) -> (usize, usize) {
         (self.by_index.len(), self.nodes.len())
@@ -113,9 +130,9 @@ impl Associations {
         self.by_index.iter().filter_map(move |(index, association)| Some((*index, key(association)?)))
     }
 
-    /// How many began at that source.
-    pub(super) fn count_from(&self, source: Prefix) -> usize {
-        self.by_source.get(&source).copied().unwrap_or(0)
+    /// That source and its network may have one more.
+    pub(super) fn has_room(&self, source: Prefix) -> bool {
+        self.by_source.has_room(source)
     }
 
     /// Nobody has that index.
@@ -124,11 +141,11 @@ impl Associations {
     }
 
     pub(super) fn get(&self, index: u32) -> Option<&Association> {
-        self.by_index.get(&index)
+        self.by_index.get(&index).map(|boxed| &**boxed)
     }
 
     pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut Association> {
-        self.by_index.get_mut(&index)
+        self.by_index.get_mut(&index).map(|boxed| &mut **boxed)
     }
 
     /// The node of that name, new if need be.
@@ -152,8 +169,11 @@ impl Associations {
         let node = self.node(name);
         let family = Family::from(source);
         let counted_for = Prefix::from(source.addr);
-        *self.by_source.entry(counted_for).or_default() += 1;
-        let entry = self.nodes.entry(node).or_insert(Node { name, by_family: [None; 2], newest: index });
+        self.by_source.add(counted_for);
+        let entry = self
+            .nodes
+            .entry(node)
+            .or_insert_with(|| Box::new(Node { name, by_family: [None; 2], newest: index }));
         entry.by_family[family as usize] = Some(index);
         entry.newest = index;
         let association = Association {
@@ -165,22 +185,19 @@ impl Associations {
             backlog: VecDeque::new(),
             family,
             counted_for,
+            queued: 0,
             wakes: now,
         };
-        self.by_index.insert(index, association);
+        self.by_index.insert(index, Box::new(association));
         self.schedule(index);
     }
 
     /// Forgets one.
     pub(super) fn remove(&mut self, index: u32) -> Option<Removed> {
-        let association = self.by_index.remove(&index)?;
+        let association = *self.by_index.remove(&index)?;
         self.timers.remove(&(association.wakes, index));
-        if let Some(count) = self.by_source.get_mut(&association.counted_for) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_source.remove(&association.counted_for);
-            }
-        }
+        self.queued -= association.queued;
+        self.by_source.remove(association.counted_for);
         let mut node_left = false;
         if let Some(node) = self.nodes.get_mut(&association.node) {
             if node.by_family[association.family as usize] == Some(index) {
@@ -229,9 +246,17 @@ impl Associations {
         })
     }
 
-    /// Sets the alarm of one anew, after anything was done with it.
+    /// Messages that wait for acknowledgements.
+    pub(super) fn queued(&self) -> usize {
+        self.queued
+    }
+
+    /// Sets the alarm of one anew and counts what it has queued, after anything was done with it.
     pub(super) fn schedule(&mut self, index: u32) {
         let Some(association) = self.by_index.get_mut(&index) else { return };
+        let queued = association.channel.unacknowledged() + association.backlog.len();
+        self.queued = self.queued + queued - association.queued;
+        association.queued = queued;
         let over = association.heard + ASSOCIATION_TIMEOUT;
         let wakes = association.channel.poll_timeout().map_or(over, |at| at.min(over));
         self.timers.remove(&(association.wakes, index));

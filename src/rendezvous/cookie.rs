@@ -115,7 +115,7 @@ mod tests {
     use crate::testing::start;
 
     fn source(text: &str, udp: bool) -> Source {
-        Source { addr: text.parse().expect("an address"), udp }
+        Source { addr: text.parse().expect("an address"), udp, via: 0 }
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::{
     secure::PublicKey,
     wire::{
         Blob, MAX_BODY,
-        server::{Decline, FromServer, NameRefusal, RequestRefusal, ToServer},
+        server::{Decline, FromServer, NameRefusal, Release, RequestRefusal, ToServer},
     },
 };
 
@@ -35,11 +35,13 @@ pub(super) struct NodeRef(pub(super) u64);
 pub(super) struct Directory {
     pub(super) names: Names,
     limits: Limits,
-    nodes: BTreeMap<NodeRef, Node>,
+    nodes: BTreeMap<NodeRef, Box<Node>>,
     waiting: BTreeMap<(NodeRef, u32), Wanted>,
     /// The same by name, for when it appears.
     awaited: BTreeSet<(String, NodeRef, u32)>,
     relations: Relations,
+    /// Answers that wait until it is on disk who owns the name.
+    promised: BTreeMap<String, Vec<(To, FromServer)>>,
     said: VecDeque<(To, FromServer)>,
 }
 
@@ -47,7 +49,8 @@ struct Node {
     key: PublicKey,
     /// Proved addresses, IPv4 and IPv6; with port 0 where datagrams come over TCP.
     addresses: [Option<SocketAddr>; 2],
-    holds: BTreeSet<String>,
+    /// Almost always one.
+    holds: Vec<Box<str>>,
     /// Requests that wait.
     waits: usize,
 }
@@ -86,6 +89,15 @@ pub(super) struct To {
     pub(super) family: Option<Family>,
 }
 
+impl Node {
+    fn hold(&mut self, name: &str) {
+        if !self.holds.iter().any(|held| **held == *name) {
+            self.holds.reserve_exact(1);
+            self.holds.push(name.into());
+        }
+    }
+}
+
 impl Directory {
     pub(super) fn new(names: Names, limits: Limits) -> Self {
         Directory {
@@ -94,6 +106,7 @@ impl Directory {
             waiting: BTreeMap::new(),
             awaited: BTreeSet::new(),
             relations: Relations::new(&limits),
+            promised: BTreeMap::new(),
             said: VecDeque::new(),
             limits,
         }
@@ -101,8 +114,8 @@ impl Directory {
 
     /// A client came.
     pub(super) fn enter(&mut self, node: NodeRef, key: PublicKey) {
-        let fresh = Node { key, addresses: [None; 2], holds: BTreeSet::new(), waits: 0 };
-        self.nodes.entry(node).or_insert(fresh);
+        let fresh = || Box::new(Node { key, addresses: [None; 2], holds: Vec::new(), waits: 0 });
+        self.nodes.entry(node).or_insert_with(fresh);
     }
 
     /// A client's addresses are these now.
@@ -136,7 +149,7 @@ impl Directory {
             ToServer::Release { name } => {
                 let Some(key) = self.nodes.get(&node).map(|n| n.key) else { return };
                 let outcome = self.names.give_up(&name, key);
-                self.say(at.back_to(node), FromServer::Released { name, outcome });
+                self.say_when_stored(&name.clone(), at.back_to(node), FromServer::Released { name, outcome });
             }
             ToServer::Find { request, name } => self.want(at, node, request, name, None),
             ToServer::Introduce { request, name, hello } => self.want(at, node, request, name, Some(hello)),
@@ -166,8 +179,49 @@ impl Directory {
         (self.waiting.len(), self.relations.len())
     }
 
+    /// The first so many changes that were given out are on disk: what was promised is said.
+    pub(super) fn stored(&mut self, count: u64) {
+        for name in self.names.stored(count) {
+            self.said.extend(self.promised.remove(&name).into_iter().flatten());
+        }
+    }
+
+    /// The first so many changes cannot be written now. Those who wait are told so; once it was possible after all,
+    /// asking again brings the other answer.
+    pub(super) fn unstored(&mut self, count: u64) {
+        for name in self.names.unstored(count) {
+            for (to, message) in self.promised.remove(&name).into_iter().flatten() {
+                let message = match message {
+                    FromServer::Released { name, .. } => {
+                        FromServer::Released { name, outcome: Release::Unstored }
+                    }
+                    _ => FromServer::NotRegistered { why: NameRefusal::Unstored },
+                };
+                self.say(to, message);
+            }
+        }
+    }
+
     fn say(&mut self, to: To, message: FromServer) {
         self.said.push_back((to, message));
+    }
+
+    fn say_when_stored(&mut self, name: &str, to: To, message: FromServer) {
+        if self.names.is_stored(name) {
+            self.say(to, message);
+        } else {
+            self.promised.entry(name.into()).or_default().push((to, message));
+        }
+    }
+
+    /// `node` does not hold the name, or will be told of it anew.
+    fn break_promise(&mut self, name: &str, node: NodeRef) {
+        if let Some(promised) = self.promised.get_mut(name) {
+            promised.retain(|(to, message)| to.node != node || *message != FromServer::Registered);
+            if promised.is_empty() {
+                self.promised.remove(name);
+            }
+        }
     }
 
     /// The newest run of a key holds the name. The one before is told [`NameRefusal::Taken`] and must
@@ -181,13 +235,15 @@ impl Directory {
             Err(why) => return self.say(here, FromServer::NotRegistered { why }),
         };
         if let Some(registered) = self.nodes.get_mut(&node) {
-            registered.holds.insert(name.clone());
+            registered.hold(&name);
         }
-        self.say(here, FromServer::Registered);
+        self.break_promise(&name, node);
+        self.say_when_stored(&name, here, FromServer::Registered);
         if let Some(before) = before.filter(|before| *before != node) {
             if let Some(loser) = self.nodes.get_mut(&before) {
-                loser.holds.remove(&name);
+                loser.holds.retain(|held| **held != *name);
             }
+            self.break_promise(&name, before);
             let loser = To { node: before, family: None };
             self.say(loser, FromServer::NotRegistered { why: NameRefusal::Taken });
             self.put_back(at.unix_secs, before, &name);
@@ -225,6 +281,7 @@ impl Directory {
         let Some(leaving) = self.nodes.get_mut(&node) else { return };
         for name in std::mem::take(&mut leaving.holds) {
             self.names.release(unix_secs, &name, node);
+            self.break_promise(&name, node);
             self.put_back(unix_secs, node, &name);
         }
     }
@@ -343,7 +400,7 @@ impl Directory {
 
     /// The addresses of `other`, in the families that `node` has as well.
     fn common_addresses(&self, node: NodeRef, other: NodeRef) -> Vec<SocketAddr> {
-        let of = |node| self.nodes.get(&node).map_or([None; 2], |n: &Node| n.addresses);
+        let of = |node| self.nodes.get(&node).map_or([None; 2], |n| n.addresses);
         of(node).into_iter().zip(of(other)).filter_map(|(mine, theirs)| mine.and(theirs)).collect()
     }
 

@@ -4,7 +4,7 @@ use super::{
     Server, Source,
     associations::{Family, Joining, NodeName},
     directory::{Arrival, To},
-    limits::MAX_BACKLOG,
+    limits::{MAX_BACKLOG, MAX_QUEUED},
 };
 use crate::{
     channel::{Body, Channel},
@@ -157,14 +157,17 @@ impl Server {
         }
     }
 
-    /// Sends one message to a client. One that
-    /// acknowledges nothing for so long that its backlog is full loses its association.
-    fn post(&mut self, unix_secs: u64, to: To, message: FromServer) {
+    /// Sends one message to a client. One that acknowledges nothing for so long that its backlog is full, or
+    /// nothing at all while the server is full of what others do not acknowledge, loses its association.
+    pub(super) fn post(&mut self, unix_secs: u64, to: To, message: FromServer) {
         let Some(index) = self.associations.route(to) else { return };
+        let is_full = self.associations.queued() >= MAX_QUEUED;
         let Some(association) = self.associations.get_mut(index) else { return };
         if matches!(message, FromServer::Relay { .. }) {
             association.channel.send_once(self.now, message);
-        } else if association.backlog.len() < MAX_BACKLOG {
+        } else if association.backlog.len() < MAX_BACKLOG
+            && (!is_full || association.channel.unacknowledged() == 0)
+        {
             association.backlog.push_back(message);
         } else {
             return self.remove(unix_secs, index);

@@ -60,7 +60,7 @@ mod tests {
     use crate::testing::start;
 
     fn source(n: u32) -> SocketAddr {
-        (std::net::Ipv4Addr::from_bits(n), 7).into()
+        (std::net::Ipv4Addr::from_bits(n << 8), 7).into()
     }
 
     #[test]

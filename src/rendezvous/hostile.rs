@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::{
     Client, ClientEvent, Limits, REKEY_AFTER, Server, Source,
-    limits::MAX_BACKLOG,
+    limits::{MAX_BACKLOG, MAX_QUEUED},
     world::{DAWN, World, key},
 };
 use crate::{
@@ -30,7 +30,9 @@ fn server(limits: Limits) -> Server {
 }
 
 fn udp(n: u32) -> Source {
-    Source { addr: SocketAddr::new(Ipv4Addr::from_bits(0x0a00_0000 + n).into(), 5000), udp: true }
+    // Each in a network of its own, except for the first few.
+    let address = if n < 256 { 0x0a00_0000 + n } else { 0x0b00_0000 + (n << 8) };
+    Source { addr: SocketAddr::new(Ipv4Addr::from_bits(address).into(), 5000), udp: true, via: 0 }
 }
 
 fn server_addr() -> SocketAddr {
@@ -43,7 +45,11 @@ fn client(key_number: u8, node: u8) -> Client {
 
 fn ask(server: &mut Server, now: Instant, from: Source, datagram: &[u8]) -> Vec<(Source, Vec<u8>)> {
     server.handle_datagram(now, DAWN, from, datagram);
-    std::iter::from_fn(|| server.poll_transmit()).collect()
+    let mut answers: Vec<_> = std::iter::from_fn(|| server.poll_transmit()).collect();
+    while server.poll_store().is_some() {}
+    server.handle_stored(now, DAWN, u64::MAX);
+    answers.extend(std::iter::from_fn(|| server.poll_transmit()));
+    answers
 }
 
 /// What `client` has to send now.
@@ -197,7 +203,7 @@ fn a_repeated_init_has_the_same_reply_and_changes_nothing() {
     client.send(start(), ToServer::Register { name: "box".into() }).expect("room");
     let init = init(&mut server, &mut client, start(), udp(1));
     let first = ask(&mut server, start(), udp(1), &init);
-    assert_eq!(ask(&mut server, start(), udp(1), &init), first);
+    assert_eq!(ask(&mut server, start(), udp(1), &init), first[..1], "REPLY, without what came behind it");
     assert!(ask(&mut server, start(), udp(2), &init).is_empty(), "recorded, and sent from elsewhere");
     assert_eq!(server.stats().associations, 1);
     hear(&mut client, start(), first);
@@ -244,7 +250,7 @@ fn a_client_cannot_turn_the_server_on_an_address_where_it_does_not_receive() {
 fn a_dual_stack_socket_makes_no_difference_to_what_clients_are_told() {
     let mut server = server(Limits::default());
     let mut client = client(1, 1);
-    let mapped = Source { addr: "[::ffff:10.0.0.1]:5000".parse().expect("an address"), udp: true };
+    let mapped = Source { addr: "[::ffff:10.0.0.1]:5000".parse().expect("an address"), udp: true, via: 0 };
     talk(&mut server, &mut client, start(), mapped);
     assert_eq!(client.observed(), Some(udp(1).addr));
     client.handle_network_change(start() + SECOND);
@@ -265,7 +271,7 @@ fn a_full_server_says_busy_and_one_source_cannot_fill_it() {
     }
     let mut shared = server(Limits { associations_per_source: 3, ..Limits::default() });
     for n in 0..10 {
-        let at = Source { addr: SocketAddr::new(udp(1).addr.ip(), 5000 + u16::from(n)), udp: true };
+        let at = Source { addr: SocketAddr::new(udp(1).addr.ip(), 5000 + u16::from(n)), udp: true, via: 0 };
         talk(&mut shared, &mut client(n, n), start(), at);
     }
     assert_eq!(shared.stats().associations, 3);
@@ -426,4 +432,33 @@ fn a_refusal_of_another_index_does_not_end_the_association() {
     }
     world.run_for(SECOND);
     assert!(!world.events(client).contains(&ClientEvent::Lost));
+}
+
+#[test]
+fn those_who_acknowledge_nothing_take_bounded_memory_all_together() {
+    let limits = Limits {
+        associations_per_source: 1 << 20,
+        inits: 1 << 20,
+        requests_per_client: 1 << 20,
+        new_names_per_source: 1 << 20,
+        ..Limits::default()
+    };
+    let mut server = server(limits);
+    let (mut asker, now) = (client(2, 2), start());
+    talk(&mut server, &mut asker, now, udp(9));
+    for n in 0..75u8 {
+        let mut host = client(100 + n, n);
+        let name = format!("box-{n}");
+        host.send(now, ToServer::Register { name: name.clone() }).expect("room");
+        talk(&mut server, &mut host, now, udp(1_000 + u32::from(n)));
+        // From now on it acknowledges nothing.
+        for request in 0..500u32 {
+            let (name, hello) = (name.clone(), Blob(vec![1; 1_000]));
+            asker.send(now, ToServer::Introduce { request, name, hello }).expect("room");
+            asker.send(now, ToServer::Cancel { request }).expect("room");
+            talk(&mut server, &mut asker, now, udp(9));
+        }
+        assert!(server.associations.queued() <= MAX_QUEUED + server.stats().associations, "{n}");
+    }
+    assert!(server.associations.queued() > MAX_QUEUED / 2, "it did not come near the bound");
 }

@@ -10,13 +10,18 @@ pub const ASSOCIATION_TIMEOUT: Duration = Duration::from_secs(75);
 pub const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// Most messages that wait for a client's acknowledgements: every relation that a host may have, and some
-/// more. They are no longer than what the relations hold anyway.
+/// more.
 pub(super) const MAX_BACKLOG: usize = 1_024;
+
+/// Most messages that wait for acknowledgements of all clients together, of at most 1.2 KB each. Above that,
+/// whoever has not acknowledged one is not waited for.
+pub(super) const MAX_QUEUED: usize = 65_536;
 
 /// How often names that are held are noted as seen, and names that were not for too long are given up.
 pub(super) const TEND_NAMES_EVERY: Duration = Duration::from_secs(24 * 3600);
 
-/// Bounds of a server. The defaults are meant for one small machine: full tables take some hundred
+/// Bounds of a server. What is bounded for one source is bounded for its network (an IPv4 /24, an IPv6 /48) as
+/// well, at four times as much. The defaults are meant for one small machine: full tables take some hundred
 /// megabytes, full rates about half of one core.
 #[derive(Debug, Clone)]
 pub struct Limits {

@@ -7,7 +7,7 @@
 //! | `associations` | who is there, over which address families |
 //! | `directory` | names, waiting requests, introductions |
 //! | `relations` | a client and a host, each with a number for the other |
-//! | `names` | which name belongs to which key |
+//! | `names`, `alike` | which name belongs to which key; which names are taken for one another |
 //! | `cookie`, `spent`, `rates`, `limits` | what keeps strangers cheap and every table bounded |
 //! | `probes` | the server's side of probes |
 //! | `favours` | how often a stranger's NAT is examined |
@@ -16,6 +16,7 @@
 //! No sockets, no clock, no random source: `net/` drives a [`Server`], an
 //! [`Endpoint`](crate::endpoint) drives one [`Client`] for each address family.
 
+mod alike;
 mod associations;
 mod attempt;
 mod client;
@@ -27,6 +28,8 @@ mod favours;
 #[cfg(test)]
 mod hostile;
 mod limits;
+#[cfg(test)]
+mod model;
 mod names;
 mod probes;
 mod rates;
@@ -35,6 +38,8 @@ mod server;
 mod spent;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod weight;
 #[cfg(test)]
 mod world;
 
@@ -46,6 +51,7 @@ pub use favours::Favours;
 pub use limits::{ASSOCIATION_TIMEOUT, KEEP_ALIVE, Limits};
 pub use names::{Store, is_name};
 pub use probes::{BATCH_LIFE, Batches, MAX_BATCHES, MAX_BATCHES_PER_SOURCE};
+pub(crate) use rates::{Prefix, Shares};
 pub use server::{Server, Stats};
 
 /// Where a datagram came from, and where the answer goes.
@@ -55,6 +61,8 @@ pub struct Source {
     pub addr: SocketAddr,
     /// It is a UDP datagram; otherwise it came behind its length over TCP.
     pub udp: bool,
+    /// To which of the driver's addresses it came: the answer leaves from there.
+    pub via: u16,
 }
 
 impl Source {

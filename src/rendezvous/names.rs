@@ -2,11 +2,15 @@
 //!
 //! A name belongs to the key that first registered it ([`Store`] is what the driver writes to disk), until
 //! that key gives it up or [`Limits::name_ttl`] has passed without anybody holding it. It is *held* by one
-//! run of a program that has the key.
+//! run of a program that has the key. Nobody is told that a name changed hands before it is on disk.
 
-use std::{collections::BTreeMap, collections::BTreeSet, time::Duration, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::{Duration, Instant},
+};
 
 use super::{
+    alike::Alike,
     directory::NodeRef,
     limits::Limits,
     rates::{Prefix, Rate, Rates},
@@ -38,20 +42,24 @@ pub enum Store {
     },
 }
 
-/// Is that a host's name? 1 to 63 of `a`-`z`, `0`-`9` and `-`, the last neither first nor last
-/// (a label of RFC 1123, lower case only).
+/// Is that a host's name? 1 to 63 of `a`-`z`, `0`-`9` and `-`, the last neither first nor last nor twice
+/// in a row (a label of RFC 1123, lower case only; two dashes look like one, and begin what RFC 5891 keeps
+/// for other alphabets).
 pub fn is_name(text: &str) -> bool {
     (1..=MAX_NAME).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !text.starts_with('-')
         && !text.ends_with('-')
+        && !text.contains("--")
 }
 
 /// All names.
 pub(super) struct Names {
     owners: BTreeMap<String, Owner>,
+    alike: Alike,
     owned: BTreeMap<PublicKey, usize>,
     changed: BTreeSet<String>,
+    unstored: Unstored,
     new_names: Rates,
     most: usize,
     most_per_key: usize,
@@ -73,8 +81,19 @@ impl Owner {
     }
 }
 
+/// Names that changed hands, until that is known to be on disk.
+#[derive(Default)]
+struct Unstored {
+    /// Changes handed out so far.
+    given: u64,
+    /// The number of the last change that was handed out; `None` while it waits for that.
+    names: BTreeMap<String, Option<u64>>,
+    order: VecDeque<(u64, String)>,
+}
+
 impl Names {
-    /// Begins with what was stored; malformed names and what is above the limit are left out.
+    /// Begins with what was stored, without malformed names. More than the limit is kept: a smaller limit
+    /// must not give away whose name it is.
     pub(super) fn new(
         now: Instant,
         limits: &Limits,
@@ -85,15 +104,17 @@ impl Names {
         let rate = Rate { units: new_names, period: hour, burst: new_names };
         let mut names = Names {
             owners: BTreeMap::new(),
+            alike: Alike::default(),
             owned: BTreeMap::new(),
             changed: BTreeSet::new(),
+            unstored: Unstored::default(),
             new_names: Rates::new(now, rate, limits.sources),
             most: limits.names,
             most_per_key: limits.names_per_key,
             ttl: limits.name_ttl.as_secs(),
         };
-        for (name, key, last_seen) in stored.into_iter().filter(|(name, ..)| is_name(name)).take(limits.names)
-        {
+        for (name, key, last_seen) in stored.into_iter().filter(|(name, ..)| is_name(name)) {
+            names.alike.insert(&name);
             if names.owners.insert(name, Owner { key, last_seen, holder: None }).is_none() {
                 *names.owned.entry(key).or_default() += 1;
             }
@@ -128,6 +149,9 @@ impl Names {
             }
             return Ok(before);
         }
+        if self.is_like_anothers(unix_secs, name, key) {
+            return Err(NameRefusal::Alike);
+        }
         let owned = self.owned.get(&key).copied().unwrap_or(0);
         if owned >= self.most_per_key || !self.new_names.take(now, source) {
             return Err(NameRefusal::Full);
@@ -137,7 +161,8 @@ impl Names {
         }
         self.owners.insert(name.into(), Owner { key, last_seen: unix_secs, holder: Some(node) });
         self.owned.insert(key, owned + 1);
-        self.changed.insert(name.into());
+        self.alike.insert(name);
+        self.changes_hands(name);
         Ok(None)
     }
 
@@ -192,10 +217,43 @@ impl Names {
     /// What changed since it was last asked for.
     pub(super) fn poll_store(&mut self) -> Option<Store> {
         let name = self.changed.pop_first()?;
+        let unstored = &mut self.unstored;
+        unstored.given += 1;
+        if let Some(number) = unstored.names.get_mut(&name) {
+            *number = Some(unstored.given);
+            unstored.order.push_back((unstored.given, name.clone()));
+        }
         Some(match self.owners.get(&name) {
             Some(owner) => Store::Put { name, key: owner.key, last_seen: owner.last_seen },
             None => Store::Forget { name },
         })
+    }
+
+    /// The first so many that [`poll_store`](Self::poll_store) gave are on disk. Returns the names of which
+    /// is known now who owns them, whatever happens.
+    pub(super) fn stored(&mut self, count: u64) -> Vec<String> {
+        let Unstored { names, order, .. } = &mut self.unstored;
+        let done = order.partition_point(|(number, _)| *number <= count);
+        let mut stored = Vec::new();
+        for (number, name) in order.drain(..done) {
+            // Otherwise it has changed hands again since.
+            if names.get(&name) == Some(&Some(number)) {
+                names.remove(&name);
+                stored.push(name);
+            }
+        }
+        stored
+    }
+
+    /// The first so many could not be written so far. Returns the names that wait for it.
+    pub(super) fn unstored(&self, count: u64) -> Vec<String> {
+        let waits = |number: &Option<u64>| number.is_some_and(|number| number <= count);
+        self.unstored.names.iter().filter(|(_, n)| waits(n)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Who owns the name, or that nobody does, is on disk.
+    pub(super) fn is_stored(&self, name: &str) -> bool {
+        !self.unstored.names.contains_key(name)
     }
 
     /// Names that are remembered.
@@ -220,128 +278,27 @@ impl Names {
                 self.owned.remove(&key);
             }
         }
+        self.alike.remove(name);
+        self.changes_hands(name);
+    }
+
+    fn changes_hands(&mut self, name: &str) {
         self.changed.insert(name.into());
+        self.unstored.names.insert(name.into(), None);
+    }
+
+    /// Another key owns a name that people take for this one.
+    fn is_like_anothers(&mut self, unix_secs: u64, name: &str, key: PublicKey) -> bool {
+        let mut alike = self.alike.to(name);
+        alike.retain(|other| self.owners.get(other).is_some_and(|owner| owner.key != key));
+        let (over, others): (Vec<_>, Vec<_>) = alike.into_iter().partition(|other| {
+            self.owners.get(other).is_some_and(|owner| owner.is_over(unix_secs, self.ttl))
+        });
+        over.iter().for_each(|name| self.forget(name));
+        !others.is_empty()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::start;
-
-    const ALICE: PublicKey = PublicKey([1; 32]);
-    const BOB: PublicKey = PublicKey([2; 32]);
-    const HERE: Prefix = Prefix::V4(1);
-    const YEAR: u64 = 365 * 24 * 3600;
-
-    fn names(limits: Limits) -> Names {
-        Names::new(start(), &limits, [])
-    }
-
-    #[test]
-    fn names_are_labels_in_lower_case() {
-        for good in ["a", "myhost", "my-host-2", &"x".repeat(63)] {
-            assert!(is_name(good), "{good}");
-        }
-        for bad in ["", "-a", "a-", "A", "a.b", "a b", "ä", "a\0", &"x".repeat(64)] {
-            assert!(!is_name(bad), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn a_name_belongs_to_the_first_key_even_after_it_left() {
-        let mut names = names(Limits::default());
-        assert_eq!(names.claim(start(), 10, HERE, "box", ALICE, NodeRef(1)), Ok(None));
-        names.release(20, "box", NodeRef(1));
-        assert_eq!(names.claim(start(), 30, HERE, "box", BOB, NodeRef(2)), Err(NameRefusal::Owned));
-        assert_eq!(names.holder("box"), None);
-        assert_eq!(names.unseen_for(30, "box"), Some(10));
-        assert_eq!(names.claim(start(), 40, HERE, "box", ALICE, NodeRef(3)), Ok(None));
-    }
-
-    #[test]
-    fn a_release_by_a_former_holder_changes_nothing() {
-        let mut names = names(Limits::default());
-        let _ = names.claim(start(), 10, HERE, "box", ALICE, NodeRef(1));
-        assert_eq!(names.claim(start(), 11, HERE, "box", ALICE, NodeRef(2)), Ok(Some(NodeRef(1))));
-        names.release(12, "box", NodeRef(1));
-        assert_eq!(names.holder("box"), Some(NodeRef(2)));
-    }
-
-    #[test]
-    fn what_was_stored_is_known_again() {
-        let mut before = names(Limits::default());
-        let _ = before.claim(start(), 10, HERE, "box", ALICE, NodeRef(1));
-        let Some(Store::Put { name, key, last_seen }) = before.poll_store() else {
-            panic!("nothing to store")
-        };
-        assert_eq!(before.poll_store(), None);
-        let mut after = Names::new(start(), &Limits::default(), [(name, key, last_seen)]);
-        assert_eq!(after.unseen_for(15, "box"), Some(5));
-        assert_eq!(after.claim(start(), 20, HERE, "box", BOB, NodeRef(1)), Err(NameRefusal::Owned));
-    }
-
-    #[test]
-    fn keys_sources_and_the_whole_have_their_limits() {
-        let mut few = names(Limits { names_per_key: 2, ..Limits::default() });
-        for (name, expected) in [("a", Ok(None)), ("b", Ok(None)), ("c", Err(NameRefusal::Full))] {
-            assert_eq!(few.claim(start(), 0, HERE, name, ALICE, NodeRef(1)), expected, "{name}");
-        }
-        let mut slow = names(Limits { new_names_per_source: 1, ..Limits::default() });
-        assert_eq!(slow.claim(start(), 0, HERE, "a", ALICE, NodeRef(1)), Ok(None));
-        assert_eq!(slow.claim(start(), 0, HERE, "b", BOB, NodeRef(2)), Err(NameRefusal::Full));
-        assert_eq!(slow.claim(start(), 0, Prefix::V4(9), "b", BOB, NodeRef(2)), Ok(None));
-    }
-
-    #[test]
-    fn a_name_that_nobody_held_for_its_time_belongs_to_nobody() {
-        let ttl = Limits::default().name_ttl.as_secs();
-        let mut names = names(Limits::default());
-        let _ = names.claim(start(), 10, HERE, "box", ALICE, NodeRef(1));
-        assert_eq!(names.claim(start(), 10 + YEAR, HERE, "box", BOB, NodeRef(2)), Err(NameRefusal::Owned));
-        names.tend(YEAR);
-        names.release(YEAR, "box", NodeRef(1));
-        let just_before = names.claim(start(), YEAR + ttl - 1, HERE, "box", BOB, NodeRef(2));
-        assert_eq!(just_before, Err(NameRefusal::Owned));
-        assert_eq!(names.unseen_for(YEAR + ttl, "box"), None);
-        assert_eq!(names.claim(start(), YEAR + ttl, HERE, "box", BOB, NodeRef(2)), Ok(None));
-        assert_eq!(names.owned, BTreeMap::from([(BOB, 1)]));
-    }
-
-    #[test]
-    fn a_name_that_is_held_outlives_a_crash_however_long_it_was_held() {
-        let mut before = names(Limits::default());
-        let _ = before.claim(start(), 10, HERE, "box", ALICE, NodeRef(1));
-        before.tend(YEAR);
-        let stored = std::iter::from_fn(|| before.poll_store()).last();
-        let Some(Store::Put { name, key, last_seen }) = stored else { panic!("{stored:?}") };
-        let mut after = Names::new(start(), &Limits::default(), [(name, key, last_seen)]);
-        after.tend(YEAR + 60);
-        assert_eq!(after.claim(start(), YEAR + 60, HERE, "box", BOB, NodeRef(1)), Err(NameRefusal::Owned));
-    }
-
-    #[test]
-    fn only_its_key_gives_a_name_up_and_not_while_it_is_held() {
-        let mut names = names(Limits::default());
-        assert_eq!(names.give_up("box", ALICE), Release::Unknown);
-        let _ = names.claim(start(), 10, HERE, "box", ALICE, NodeRef(1));
-        assert_eq!(names.give_up("box", ALICE), Release::Held);
-        names.release(20, "box", NodeRef(1));
-        assert_eq!(names.give_up("box", BOB), Release::Owned);
-        assert_eq!(names.give_up("box", ALICE), Release::Done);
-        assert_eq!(names.poll_store(), Some(Store::Forget { name: "box".into() }));
-        assert_eq!(names.claim(start(), 30, HERE, "box", BOB, NodeRef(2)), Ok(None));
-    }
-
-    #[test]
-    fn a_full_table_forgets_only_what_was_out_of_sight_for_long() {
-        let mut names = names(Limits { names: 1, ..Limits::default() });
-        assert_eq!(names.claim(start(), 0, HERE, "old", ALICE, NodeRef(1)), Ok(None));
-        assert_eq!(names.claim(start(), YEAR, HERE, "new", BOB, NodeRef(2)), Err(NameRefusal::Full), "held");
-        names.release(10, "old", NodeRef(1));
-        assert_eq!(names.claim(start(), 20, HERE, "new", BOB, NodeRef(2)), Err(NameRefusal::Full), "fresh");
-        assert_eq!(names.claim(start(), YEAR, HERE, "new", BOB, NodeRef(2)), Ok(None));
-        let stores: Vec<_> = std::iter::from_fn(|| names.poll_store()).collect();
-        assert!(stores.contains(&Store::Forget { name: "old".into() }), "{stores:?}");
-    }
-}
+#[path = "names_tests.rs"]
+mod tests;

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::rates::Prefix;
+use super::rates::{Prefix, Shares};
 use crate::{
     nat::{Observation, predict},
     wire::probe::{ProbeAnswer, ProbeQuestion},
@@ -34,7 +34,7 @@ pub struct Batches {
     epoch: Instant,
     batches: BTreeMap<[u8; 16], Batch>,
     by_age: BTreeSet<(Instant, [u8; 16])>,
-    by_source: BTreeMap<Prefix, usize>,
+    by_source: Shares,
 }
 
 #[derive(Debug)]
@@ -47,7 +47,8 @@ struct Batch {
 impl Batches {
     /// The server's clock for `at_us` begins now.
     pub fn new(now: Instant) -> Self {
-        Batches { epoch: now, batches: BTreeMap::new(), by_age: BTreeSet::new(), by_source: BTreeMap::new() }
+        let by_source = Shares::new(MAX_BATCHES_PER_SOURCE);
+        Batches { epoch: now, batches: BTreeMap::new(), by_age: BTreeSet::new(), by_source }
     }
 
     /// A probe was accepted on `server` (this side's address and port) at `accepted`, from `observed`, and
@@ -96,11 +97,10 @@ impl Batches {
         let id = question.batch;
         if !self.batches.contains_key(&id) {
             let source = Prefix::from(one.observed);
-            let count = self.by_source.get(&source).copied().unwrap_or(0);
-            if self.batches.len() >= MAX_BATCHES || count >= MAX_BATCHES_PER_SOURCE {
+            if self.batches.len() >= MAX_BATCHES || !self.by_source.has_room(source) {
                 return None;
             }
-            self.by_source.insert(source, count + 1);
+            self.by_source.add(source);
             self.batches.insert(id, Batch { begun: now, source, observations: BTreeMap::new() });
             self.by_age.insert((now, id));
         }
@@ -124,12 +124,7 @@ impl Batches {
     fn forget(&mut self, id: [u8; 16]) {
         let Some(batch) = self.batches.remove(&id) else { return };
         self.by_age.remove(&(batch.begun, id));
-        if let Some(count) = self.by_source.get_mut(&batch.source) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_source.remove(&batch.source);
-            }
-        }
+        self.by_source.remove(batch.source);
     }
 }
 
@@ -201,7 +196,7 @@ mod tests {
         }
         assert_eq!(batches.len(), MAX_BATCHES_PER_SOURCE);
         for batch in 1_000..10_000 {
-            let observed = SocketAddr::new(std::net::Ipv4Addr::from_bits(batch).into(), 1);
+            let observed = SocketAddr::new(std::net::Ipv4Addr::from_bits(batch << 8).into(), 1);
             let answer = batches.observe(start(), start(), question(batch, 0, 2), server, observed);
             assert_eq!(answer.observed, observed, "it is told its address all the same");
         }

@@ -1,4 +1,4 @@
-//! Rates for each source, in bounded memory.
+//! Rates and shares for each source and each network of sources, in bounded memory.
 
 use std::{
     collections::BTreeMap,
@@ -6,20 +6,45 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Who counts as one source: an IPv4 address, or the /64 that one IPv6 subscriber has.
+/// How many times what one source may a network of sources may: an attacker has a whole one more often than
+/// all its people want something at once.
+const NETWORK: u32 = 4;
+
+/// Who counts as one source: an IPv4 address, or the /64 that one IPv6 subscriber has. And their networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Prefix {
+pub(crate) enum Prefix {
     /// The address.
     V4(u32),
     /// The upper half of the address.
     V6(u64),
+    /// The /24 of an address.
+    Network4(u32),
+    /// The /48, which one site has.
+    Network6(u64),
+}
+
+impl From<IpAddr> for Prefix {
+    fn from(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => Prefix::V4(ip.to_bits()),
+            IpAddr::V6(ip) => Prefix::V6((ip.to_bits() >> 64) as u64),
+        }
+    }
 }
 
 impl From<SocketAddr> for Prefix {
     fn from(addr: SocketAddr) -> Self {
-        match addr.ip().to_canonical() {
-            IpAddr::V4(ip) => Prefix::V4(ip.to_bits()),
-            IpAddr::V6(ip) => Prefix::V6((ip.to_bits() >> 64) as u64),
+        addr.ip().into()
+    }
+}
+
+impl Prefix {
+    /// The network of a source.
+    fn network(self) -> Prefix {
+        match self {
+            Prefix::V4(bits) => Prefix::Network4(bits >> 8),
+            Prefix::V6(bits) => Prefix::Network6(bits >> 16),
+            network => network,
         }
     }
 }
@@ -69,7 +94,7 @@ impl Bucket {
     }
 }
 
-/// A bucket for each source.
+/// A bucket for each source, and a larger one for each network.
 ///
 /// Two generations: the older one is forgotten when the newer one is full, or old enough that every
 /// bucket in the older one has been refilled anyway. More sources than fit at once means that a source
@@ -84,21 +109,31 @@ pub(super) struct Rates {
 }
 
 impl Rates {
-    /// At most `capacity` sources in each generation.
+    /// At most `capacity` sources and networks in each generation.
     pub(super) fn new(now: Instant, rate: Rate, capacity: usize) -> Self {
         Rates { rate, capacity, turned: now, current: BTreeMap::new(), previous: BTreeMap::new() }
     }
 
-    /// Takes one unit of that source.
+    /// Takes one unit of that source and of its network.
     pub(super) fn take(&mut self, now: Instant, source: Prefix) -> bool {
         let refilled = now.saturating_duration_since(self.turned) >= self.rate.cost(self.rate.burst);
-        if refilled || self.current.len() >= self.capacity {
+        if refilled || self.current.len() + 1 >= self.capacity {
             self.previous = std::mem::take(&mut self.current);
             self.turned = now;
         }
-        let known = self.previous.get(&source).copied();
-        let bucket = self.current.entry(source).or_insert_with(|| known.unwrap_or(Bucket::new(now)));
-        bucket.take(now, self.rate, 1)
+        let one = self.rate;
+        let wide = Rate {
+            units: one.units.saturating_mul(NETWORK),
+            burst: one.burst.saturating_mul(NETWORK),
+            period: one.period,
+        };
+        self.bucket(now, source).take(now, one, 1) && self.bucket(now, source.network()).take(now, wide, 1)
+    }
+
+    fn bucket(&mut self, now: Instant, prefix: Prefix) -> &mut Bucket {
+        let previous = &self.previous;
+        let known = || previous.get(&prefix).copied().unwrap_or(Bucket::new(now));
+        self.current.entry(prefix).or_insert_with(known)
     }
 
     /// Sources in memory.
@@ -107,13 +142,59 @@ impl Rates {
     }
 }
 
+/// How many of something each source has, and each network.
+#[derive(Debug)]
+pub(crate) struct Shares {
+    most: usize,
+    counts: BTreeMap<Prefix, usize>,
+}
+
+impl Shares {
+    /// At most so many for one source, and four times as many for one network.
+    pub(crate) fn new(most: usize) -> Self {
+        Shares { most, counts: BTreeMap::new() }
+    }
+
+    /// There is room for one more.
+    pub(crate) fn has_room(&self, source: Prefix) -> bool {
+        let count = |prefix| self.counts.get(&prefix).copied().unwrap_or(0);
+        count(source) < self.most && count(source.network()) < self.most.saturating_mul(NETWORK as usize)
+    }
+
+    /// One more.
+    pub(crate) fn add(&mut self, source: Prefix) {
+        for prefix in [source, source.network()] {
+            *self.counts.entry(prefix).or_default() += 1;
+        }
+    }
+
+    /// One less.
+    pub(crate) fn remove(&mut self, source: Prefix) {
+        for prefix in [source, source.network()] {
+            if let Some(count) = self.counts.get_mut(&prefix) {
+                *count -= 1;
+                if *count == 0 {
+                    self.counts.remove(&prefix);
+                }
+            }
+        }
+    }
+
+    /// Nobody has one.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::start;
 
+    /// Each in a network of its own.
     fn source(n: u32) -> Prefix {
-        Prefix::V4(n)
+        Prefix::V4(n << 8)
     }
 
     #[test]
@@ -129,11 +210,33 @@ mod tests {
     #[test]
     fn a_bucket_survives_the_turn_of_generations() {
         let now = start();
-        let mut rates = Rates::new(now, Rate::per_second(1, 1), 2);
+        let mut rates = Rates::new(now, Rate::per_second(1, 1), 5);
         assert!(rates.take(now, source(1)));
         assert!(rates.take(now, source(2)));
         assert!(rates.take(now, source(3)), "turns the generation");
         assert!(!rates.take(now, source(1)), "still empty");
+    }
+
+    #[test]
+    fn a_network_has_what_four_of_its_sources_have() {
+        let now = start();
+        let mut rates = Rates::new(now, Rate::per_second(1, 5), 1000);
+        let of_24 = |n| Prefix::from(IpAddr::from([192, 0, 2, n]));
+        assert_eq!((0..=255).filter(|n| rates.take(now, of_24(*n))).count(), 20);
+        assert!(rates.take(now, Prefix::from(IpAddr::from([192, 0, 3, 1]))), "another network");
+        let of_48 = |n: u16| Prefix::from(IpAddr::from([0x2001, 0xdb8, 1, n, 0, 0, 0, 1]));
+        assert_eq!((0..1000).filter(|n| rates.take(now, of_48(*n))).count(), 20);
+        let mut shares = Shares::new(5);
+        let mut taken = 0;
+        for n in (0..=255).chain(0..=255) {
+            if shares.has_room(of_24(n)) {
+                shares.add(of_24(n));
+                taken += 1;
+            }
+        }
+        assert_eq!(taken, 20);
+        (0..20).for_each(|n| shares.remove(of_24(n)));
+        assert!(shares.is_empty());
     }
 
     #[test]

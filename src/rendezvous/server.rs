@@ -1,7 +1,8 @@
 //! The server: datagrams in, datagrams out, what is to be stored.
 //!
 //! **After every `handle_*`: drain [`poll_transmit`](Server::poll_transmit) and
-//! [`poll_store`](Server::poll_store), then sleep until [`poll_timeout`](Server::poll_timeout).**
+//! [`poll_store`](Server::poll_store), then sleep until [`poll_timeout`](Server::poll_timeout).** What was
+//! stored is told by [`handle_stored`](Server::handle_stored).
 //!
 //! A stranger costs an HMAC and no memory. Nothing is answered that is shorter than the answer, until
 //! the sender has shown that it receives where it sends from: at first by the cookie in INIT, and by the
@@ -101,7 +102,7 @@ impl Server {
             spent: Spent::default(),
             allowed: None,
             tend_names_at: now + TEND_NAMES_EVERY,
-            associations: Associations::default(),
+            associations: Associations::new(limits.associations_per_source),
             directory: Directory::new(Names::new(now, &limits, owners), limits.clone()),
             out: VecDeque::new(),
             received: 0,
@@ -137,17 +138,21 @@ impl Server {
         self.allowed.as_ref().is_none_or(|keys| keys.contains(key))
     }
 
-    /// A datagram came. `unix_secs` is the time of day, seconds since 1970, for what is stored.
-    pub fn handle_datagram(&mut self, now: Instant, unix_secs: u64, from: Source, datagram: &[u8]) {
+    /// A datagram came. `unix_secs` is the time of day, seconds since 1970, for what is stored. Returns whether
+    /// somebody with a key said it, who receives at that address.
+    pub fn handle_datagram(&mut self, now: Instant, unix_secs: u64, from: Source, datagram: &[u8]) -> bool {
         self.now = now;
         self.received += 1;
+        let mut authentic = false;
         let taken = match Packet::parse(datagram) {
             Ok(Packet::Hello { sender }) => self.hello(from, sender),
             Ok(Packet::Init { sender, cookie, noise }) => {
-                self.init(unix_secs, from, sender, &cookie, noise).is_some()
+                authentic = self.init(unix_secs, from, sender, &cookie, noise).is_some();
+                authentic
             }
             Ok(Packet::Data { index, counter, sealed }) if self.associations.get(index).is_some() => {
-                self.data(unix_secs, from, (index, counter), datagram.len(), sealed).is_some()
+                authentic = self.data(unix_secs, from, (index, counter), datagram.len(), sealed).is_some();
+                authentic
             }
             Ok(Packet::Data { index, .. }) => self.refuse(from, datagram, index, Refusal::Unknown),
             Err(WireError::Version { .. }) => {
@@ -160,6 +165,7 @@ impl Server {
         if !taken {
             self.dropped += 1;
         }
+        authentic
     }
 
     /// The alarm of [`poll_timeout`](Self::poll_timeout) rang (or anything earlier or later).
@@ -191,7 +197,22 @@ impl Server {
         Some(transmit)
     }
 
-    /// The next thing to store. The order matters only for one and the same name.
+    /// The first `count` of what [`poll_store`](Self::poll_store) gave are on disk. Only now is told who waits for
+    /// a new name, or for the end of one.
+    pub fn handle_stored(&mut self, now: Instant, unix_secs: u64, count: u64) {
+        self.now = now;
+        self.directory.stored(count);
+        self.deliver(unix_secs);
+    }
+
+    /// The first `count` of them cannot be written for now; they stay to be stored.
+    pub fn handle_unstored(&mut self, now: Instant, unix_secs: u64, count: u64) {
+        self.now = now;
+        self.directory.unstored(count);
+        self.deliver(unix_secs);
+    }
+
+    /// The next thing to store: in this order, and [told](Self::handle_stored) when it is done.
     pub fn poll_store(&mut self) -> Option<Store> {
         self.directory.names.poll_store()
     }
@@ -289,7 +310,6 @@ impl Server {
     }
 
     fn has_room(&self, from: Source) -> bool {
-        self.associations.len().0 < self.limits.associations
-            && self.associations.count_from(from.addr.into()) < self.limits.associations_per_source
+        self.associations.len().0 < self.limits.associations && self.associations.has_room(from.addr.into())
     }
 }

@@ -70,6 +70,8 @@ pub(super) struct World {
     pub(super) server_up: bool,
     pub(super) limits: Limits,
     pub(super) stored: BTreeMap<String, (PublicKey, u64)>,
+    /// Changes that this run of the server has had stored.
+    written: u64,
     pub(super) parties: Vec<Party>,
     pub(super) weather: Weather,
     /// All that is under way.
@@ -94,6 +96,7 @@ impl World {
             server_up: true,
             limits,
             stored: BTreeMap::new(),
+            written: 0,
             parties: Vec::new(),
             weather,
             flights: BTreeMap::new(),
@@ -162,6 +165,7 @@ impl World {
         let owners: Vec<_> =
             self.stored.iter().map(|(name, (key, seen))| (name.clone(), *key, *seen)).collect();
         self.server = Server::new(self.now, self.rng.random(), key(200), self.limits.clone(), owners);
+        self.written = 0;
     }
 
     /// Lets time pass, jumping from one thing that happens to the next.
@@ -262,7 +266,7 @@ impl World {
                     Path::Tcp(_) => (tcp, false, blocked[1]),
                 };
                 if !blocked {
-                    let from = Source { addr, udp: is_udp };
+                    let from = Source { addr, udp: is_udp, via: 0 };
                     self.fly(is_udp, |bytes| Flight::ToServer(from, bytes), datagram);
                 }
             }
@@ -272,11 +276,17 @@ impl World {
             self.weigh(to, &datagram);
             self.fly(to.udp, |bytes| Flight::ToClient(to, bytes), datagram);
         }
+        let before = self.written;
         while let Some(store) = self.server.poll_store() {
+            self.written += 1;
             match store {
                 Store::Put { name, key, last_seen } => self.stored.insert(name, (key, last_seen)),
                 Store::Forget { name } => self.stored.remove(&name),
             };
+        }
+        if self.written > before {
+            self.server.handle_stored(self.now, self.unix_secs(), self.written);
+            self.pump();
         }
     }
 

@@ -194,6 +194,10 @@ pub enum NameRefusal {
     Owned,
     /// It is not a name.
     Malformed,
+    /// People would take it for a name that belongs to another key.
+    Alike,
+    /// The server cannot write down whose it is, and so does not promise it.
+    Unstored,
     /// The server or this key has all the names it may have.
     Full,
     /// Another run of the same key has registered it: the newest wins. The older one is told once and
@@ -212,6 +216,8 @@ pub enum Release {
     Held,
     /// It belongs to nobody.
     Unknown,
+    /// It is given up, but the server cannot write that down: it may belong to the key again one day.
+    Unstored,
 }
 
 /// Why a request was not kept.

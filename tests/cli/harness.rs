@@ -16,6 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const KEY_LENGTH: usize = 52;
 
 /// A home directory that is gone when dropped.
+#[derive(Clone)]
 pub(crate) struct Home {
     directory: Arc<tempfile::TempDir>,
     environment: Vec<(String, String)>,
@@ -161,11 +162,6 @@ impl Running {
         }
     }
 
-    /// Its process id.
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Sends SIGTERM.
     #[cfg(unix)]
     pub(crate) fn terminate(&self) {
@@ -177,6 +173,11 @@ impl Running {
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let id = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw).expect("an id");
         rustix::process::kill_process(id, signal).expect("signalled");
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Its standard input, where that was made a pipe.
@@ -219,7 +220,11 @@ impl Server {
 
     /// With further options.
     pub(crate) fn start_with(options: &[&str]) -> Server {
-        let home = Home::new();
+        Server::start_in(Home::new(), options)
+    }
+
+    /// The one whose key and names are in that home.
+    pub(crate) fn start_in(home: Home, options: &[&str]) -> Server {
         let words = ["rendezvous", "--listen", "127.0.0.1:0", "--probe-port", "0"];
         let mut process = Running::start(home.command(words.iter().chain(options)));
         let listening = process.line("listening on");

@@ -37,6 +37,8 @@ pub struct Rendezvous {
     favours: Favours,
     /// What is on disk.
     stored: BTreeMap<String, (PublicKey, u64)>,
+    /// Changes that this run of the core has had stored.
+    written: u64,
 }
 
 struct Accepted {
@@ -59,6 +61,7 @@ impl Rendezvous {
             accepted: BTreeMap::new(),
             favours: Favours::default(),
             stored: BTreeMap::new(),
+            written: 0,
         }
     }
 
@@ -78,6 +81,7 @@ impl Rendezvous {
             return;
         }
         self.started.get_or_insert(io.now);
+        self.written = 0;
         let owners = self.stored.iter().map(|(name, (key, seen))| (name.clone(), *key, *seen));
         let owners: Vec<_> = owners.collect();
         self.core = Some(Server::new(io.now, self.seed, self.key.clone(), Limits::default(), owners));
@@ -119,7 +123,7 @@ impl Rendezvous {
             conn.buffer.clear();
             return;
         }
-        let from = Source { addr: conn.remote, udp: false };
+        let from = Source { addr: conn.remote, udp: false, via: 0 };
         while let Some(datagram) = take_frame(&mut conn.buffer) {
             core.handle_datagram(io.now, unix, from, &datagram);
         }
@@ -131,7 +135,7 @@ impl Program for Rendezvous {
         self.begin(io);
         let unix = self.unix(io.now);
         let Some(core) = &mut self.core else { return };
-        core.handle_datagram(io.now, unix, Source { addr: from, udp: true }, bytes);
+        core.handle_datagram(io.now, unix, Source { addr: from, udp: true, via: 0 }, bytes);
     }
 
     fn tcp(&mut self, io: &mut Io<'_>, event: Event) {
@@ -158,17 +162,19 @@ impl Program for Rendezvous {
         if core.poll_timeout().is_some_and(|at| at <= io.now) {
             core.handle_timeout(io.now, unix);
         }
+        while let Some(store) = core.poll_store() {
+            self.written += 1;
+            match store {
+                Store::Put { name, key, last_seen } => drop(self.stored.insert(name, (key, last_seen))),
+                Store::Forget { name } => drop(self.stored.remove(&name)),
+            }
+        }
+        core.handle_stored(io.now, unix, self.written);
         while let Some((to, datagram)) = core.poll_transmit() {
             if to.udp {
                 io.send(DEFAULT_PORT, to.addr, datagram);
             } else if let Some((&sock, _)) = self.accepted.iter().find(|(_, conn)| conn.remote == to.addr) {
                 io.tcp.send(io.now, sock, &framed(&datagram));
-            }
-        }
-        while let Some(store) = core.poll_store() {
-            match store {
-                Store::Put { name, key, last_seen } => drop(self.stored.insert(name, (key, last_seen))),
-                Store::Forget { name } => drop(self.stored.remove(&name)),
             }
         }
     }

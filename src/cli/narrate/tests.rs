@@ -111,6 +111,8 @@ fn every_refusal_says_what_to_do_next() {
     let key = PublicKey([1; 32]).to_string();
     for (event, words) in [
         (Event::NotRegistered(NameRefusal::Owned), vec!["belongs to another key", "--as"]),
+        (Event::NotRegistered(NameRefusal::Alike), vec!["looks like one", "0 counts as o", "--as"]),
+        (Event::NotRegistered(NameRefusal::Unstored), vec!["cannot write down", "trying on"]),
         (
             Event::Declined(Decline::Unauthorised),
             vec!["punchtunnel invite myhost", "authorized_clients", &key],
@@ -123,6 +125,7 @@ fn every_refusal_says_what_to_do_next() {
         (Event::Released(Release::Owned), vec!["another key", "computer that has registered it"]),
         (Event::Released(Release::Held), vec!["stop the \"punchtunnel expose\""]),
         (Event::Released(Release::Unknown), vec!["belongs to nobody"]),
+        (Event::Released(Release::Unstored), vec!["disk may be full", "again later"]),
         (
             Event::ServerKeyChanged { found: PublicKey([9; 32]) },
             vec!["CHANGED", "remove line 4 of known_servers"],

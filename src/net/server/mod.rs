@@ -1,6 +1,7 @@
 //! The rendezvous server with its sockets, its probe ports and its disk.
 
 mod examine;
+mod sockets;
 mod store;
 mod tcp;
 
@@ -8,45 +9,39 @@ use std::{
     collections::BTreeSet,
     future::Future,
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, UdpSocket},
-    sync::Notify,
+    sync::{Notify, watch},
     task::JoinSet,
 };
 use zeroize::Zeroizing;
 
 use self::{
-    store::Writer,
+    sockets::Sockets,
+    store::{Progress, Writer},
     tcp::{Connections, Port},
 };
 use super::{clock, limits, udp};
 use crate::{
-    error::{ConfigError, Error},
+    error::Error,
     identity,
     rendezvous::{self, Batches, Favours, Limits, Source, Stats},
     secure::{PublicKey, StaticKey},
     wire::{
-        DEFAULT_PORT, DEFAULT_PROBE_PORT, MAX_DATAGRAM,
+        DEFAULT_PROBE_PORT, MAX_DATAGRAM,
         examine::{MIRROR, mirrored, parse_mirror},
         probe::{ProbeAnswer, ProbeQuestion},
     },
 };
 
-/// Connections that the kernel completes before they are accepted: a few bursts of probes at once.
-const BACKLOG: i32 = 1024;
-
 /// Datagrams taken in before other sockets get their turn.
 const BATCH: usize = 64;
-
-/// Tries to find a number that is free for UDP and TCP, where any will do.
-const PORT_TRIES: usize = 16;
 
 /// A rendezvous server, bound and ready to [run](Server::run).
 pub struct Server {
@@ -82,6 +77,8 @@ struct Core {
     batches: Batches,
     favours: Favours,
     writer: Writer,
+    /// When [`keep_time`] looks at it next; `None` where it is about to.
+    wakes: Option<Instant>,
 }
 
 impl Server {
@@ -133,8 +130,8 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Server { shared, listeners, .. } = self;
         let mut tasks = JoinSet::new();
-        for socket in 0..shared.udp.len() {
-            tasks.spawn(receive(shared.clone(), socket));
+        for via in 0..shared.udp.len() as u16 {
+            tasks.spawn(receive(shared.clone(), via));
         }
         for socket in 0..shared.mirrors.len() {
             tasks.spawn(mirror(shared.clone(), socket));
@@ -143,6 +140,8 @@ impl Server {
             tasks.spawn(tcp::accept(shared.clone(), listener, port));
         }
         tasks.spawn(keep_time(shared.clone()));
+        let progress = shared.lock().writer.progress();
+        tasks.spawn(keep_promises(shared.clone(), progress));
         stop.await;
         tasks.shutdown().await;
         let writer = {
@@ -201,7 +200,7 @@ impl ServerBuilder {
     /// # Errors
     /// A file of the data directory, or [`ConfigError::Listen`].
     pub async fn bind(self) -> Result<Server, Error> {
-        limits::raise_open_files();
+        let files = limits::raise_open_files();
         let key = match (self.key, &self.data) {
             (Some(key), _) => key,
             (None, Some(data)) => {
@@ -218,15 +217,20 @@ impl ServerBuilder {
         let now = clock::now();
         let mut server = rendezvous::Server::new(now, clock::seed(), key, self.limits, stored);
         server.allow(now, clock::since_1970().as_secs(), self.allowed);
-        let core =
-            Mutex::new(Core { server, batches: Batches::new(now), favours: Favours::new(now), writer });
+        let core = Mutex::new(Core {
+            server,
+            batches: Batches::new(now),
+            favours: Favours::new(now),
+            writer,
+            wakes: None,
+        });
         let addresses = sockets.udp.iter().filter_map(|socket| socket.local_addr().ok()).collect();
         let probe_addresses = sockets.tcp.iter().filter_map(|(tcp, _)| tcp.local_addr().ok()).collect();
         let shared = Shared {
             core,
             udp: sockets.udp,
             mirrors: sockets.mirrors,
-            connections: Connections::default(),
+            connections: Connections::new(files),
             rearm: Notify::new(),
         };
         Ok(Server {
@@ -240,11 +244,13 @@ impl ServerBuilder {
 }
 
 impl Shared {
-    /// Hands a datagram to the core, and sends what it answers.
-    fn datagram(&self, from: Source, datagram: &[u8]) {
+    /// Hands a datagram to the core, and sends what it answers. Whether somebody with a key said it.
+    fn datagram(&self, from: Source, datagram: &[u8]) -> bool {
         let mut core = self.lock();
-        core.server.handle_datagram(clock::now(), clock::since_1970().as_secs(), from, datagram);
+        let (now, unix_secs) = (clock::now(), clock::since_1970().as_secs());
+        let authentic = core.server.handle_datagram(now, unix_secs, from, datagram);
         self.drain(core);
+        authentic
     }
 
     /// Answers a question where a datagram comes from; false for every other datagram.
@@ -262,6 +268,20 @@ impl Shared {
         self.drain(core);
     }
 
+    fn set_alarm(&self) -> Option<Instant> {
+        let mut core = self.lock();
+        core.wakes = core.server.poll_timeout();
+        core.wakes
+    }
+
+    fn progressed(&self, progress: Progress) {
+        let (now, unix_secs) = (clock::now(), clock::since_1970().as_secs());
+        let mut core = self.lock();
+        core.server.handle_stored(now, unix_secs, progress.stored);
+        core.server.handle_unstored(now, unix_secs, progress.unstored);
+        self.drain(core);
+    }
+
     fn observe(
         &self,
         accepted: Instant,
@@ -274,24 +294,20 @@ impl Shared {
 
     fn drain(&self, mut core: MutexGuard<'_, Core>) {
         while let Some((to, datagram)) = core.server.poll_transmit() {
-            if to.udp {
-                self.send(to.addr, &datagram);
-            } else {
-                self.connections.send(to.addr, datagram);
+            if !to.udp {
+                self.connections.send(to, datagram);
+            } else if let Some(socket) = self.udp.get(usize::from(to.via)) {
+                // The one that the client knows: its NAT lets in nothing from another.
+                udp::send(socket, to.addr, &datagram);
             }
         }
         let Core { server, writer, .. } = &mut *core;
         writer.take(|| server.poll_store());
+        // Most deadlines move away from now: the task would be woken for nothing.
+        let sooner = core.server.poll_timeout().is_some_and(|at| core.wakes.is_none_or(|wakes| at < wakes));
         drop(core);
-        self.rearm.notify_one();
-    }
-
-    /// From the first socket of the family. With several of one family they would have to be told apart
-    /// by the address that a client uses; a wildcard socket is what servers have.
-    fn send(&self, to: SocketAddr, datagram: &[u8]) {
-        let fits = |socket: &&UdpSocket| socket.local_addr().is_ok_and(|own| own.is_ipv4() == to.is_ipv4());
-        if let Some(socket) = self.udp.iter().find(fits) {
-            udp::send(socket, to, datagram);
+        if sooner {
+            self.rearm.notify_one();
         }
     }
 
@@ -300,8 +316,8 @@ impl Shared {
     }
 }
 
-async fn receive(shared: Arc<Shared>, socket: usize) {
-    let Some(socket) = shared.udp.get(socket) else { return };
+async fn receive(shared: Arc<Shared>, via: u16) {
+    let Some(socket) = shared.udp.get(usize::from(via)) else { return };
     let mut buffer = [0; MAX_DATAGRAM + 1];
     while socket.readable().await.is_ok() {
         for _ in 0..BATCH {
@@ -309,7 +325,7 @@ async fn receive(shared: Arc<Shared>, socket: usize) {
                 Ok((length, addr)) => {
                     let datagram = buffer.get(..length).unwrap_or_default();
                     if !shared.mirror(socket, addr, datagram) {
-                        shared.datagram(Source { addr, udp: true }, datagram);
+                        shared.datagram(Source { addr, udp: true, via }, datagram);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -337,7 +353,7 @@ async fn mirror(shared: Arc<Shared>, socket: usize) {
 
 async fn keep_time(shared: Arc<Shared>) {
     loop {
-        let deadline = shared.lock().server.poll_timeout();
+        let deadline = shared.set_alarm();
         tokio::select! {
             () = clock::until(deadline) => shared.timeout(),
             () = shared.rearm.notified() => {}
@@ -345,73 +361,13 @@ async fn keep_time(shared: Arc<Shared>) {
     }
 }
 
-/// The sockets of a server.
-struct Sockets {
-    udp: Vec<UdpSocket>,
-    mirrors: Vec<UdpSocket>,
-    tcp: Vec<(TcpListener, Port)>,
-}
-
-impl Sockets {
-    fn bind(listen: &[SocketAddr], probe_ports: &[u16]) -> Result<Self, Error> {
-        let everywhere: [SocketAddr; 2] =
-            [(Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into(), (Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into()];
-        let mut sockets = Sockets { udp: Vec::new(), mirrors: Vec::new(), tcp: Vec::new() };
-        let wanted = if listen.is_empty() { &everywhere[..] } else { listen };
-        for address in wanted {
-            match sockets.add(*address, probe_ports) {
-                // A machine without IPv6, where nobody asked for IPv6.
-                Err((_, error)) if listen.is_empty() && address.is_ipv6() => {
-                    tracing::debug!(%error, "no IPv6");
-                }
-                Err((address, source)) => return Err(ConfigError::Listen { address, source }.into()),
-                Ok(()) => {}
-            }
-        }
-        Ok(sockets)
-    }
-
-    fn add(&mut self, address: SocketAddr, probe_ports: &[u16]) -> Result<(), (SocketAddr, io::Error)> {
-        let (udp, main) = both(address).map_err(|e| (address, e))?;
-        let mut tcp = vec![(main, Port::Main)];
-        for port in probe_ports {
-            let address = SocketAddr::new(address.ip(), *port);
-            let listener = listener(address).map_err(|e| (address, e))?;
-            // A courtesy: where another program has that UDP port, clients do without.
-            let mirror = listener.local_addr().and_then(udp::bind);
-            self.mirrors.extend(mirror.map_err(|error| tracing::debug!(%error, "no mirror")).ok());
-            tcp.push((listener, Port::Probe));
-        }
-        self.udp.push(udp);
-        self.tcp.extend(tcp);
-        Ok(())
-    }
-}
-
-/// A UDP and a TCP socket of the same number.
-fn both(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
-    let tries = if address.port() == 0 { PORT_TRIES } else { 1 };
-    let mut failure = io::Error::from(io::ErrorKind::AddrInUse);
-    for _ in 0..tries {
-        let listener = listener(address)?;
-        match udp::bind(listener.local_addr()?) {
-            Ok(socket) => return Ok((socket, listener)),
-            Err(error) => failure = error,
+/// Tells the core what is on disk, and what cannot be written.
+async fn keep_promises(shared: Arc<Shared>, mut progress: watch::Receiver<Progress>) {
+    loop {
+        let now = *progress.borrow_and_update();
+        shared.progressed(now);
+        if progress.changed().await.is_err() {
+            return;
         }
     }
-    Err(failure)
-}
-
-fn listener(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    // A restarted server must not wait until the connections of the last one are forgotten.
-    #[cfg(unix)]
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
 }

@@ -1,4 +1,6 @@
-//! What the server keeps on disk: which name belongs to which key. Written behind, by a thread.
+//! What the server keeps on disk: which name belongs to which key. Written by a thread, and one transaction
+//! takes all that came during the last one; [`Progress`] says how far it is, because nobody is promised a
+//! name before it is on disk.
 
 use std::{
     collections::BTreeMap,
@@ -9,9 +11,11 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::watch;
+
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use crate::{identity::IdentityError, rendezvous::Store, secure::PublicKey};
+use crate::{identity::IdentityError, net::clock, rendezvous::Store, secure::PublicKey};
 
 /// Name to owner's key and the second since 1970 at which it was last registered.
 const NAMES: TableDefinition<'static, &str, (&[u8; 32], u64)> = TableDefinition::new("names");
@@ -21,11 +25,20 @@ const NAMES: TableDefinition<'static, &str, (&[u8; 32], u64)> = TableDefinition:
 const QUEUE: usize = 1024;
 
 /// How long a disk that does not take the names is left alone: somebody must make room first.
-const RETRY: Duration = Duration::from_secs(30);
+const RETRY: Duration = Duration::from_secs(10);
 
-/// Most names whose change could not be written: as many as a large server has. Of more the first in the
-/// order of the alphabet are given up.
+/// Most names whose change waits for a disk that takes none: as many as a large server has. Further ones wait in
+/// the core.
 const MAX_UNWRITTEN: usize = 65_536;
+
+/// How many of the changes that were taken, in their order, came to what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Progress {
+    /// So many are on disk.
+    pub(super) stored: u64,
+    /// So many could not be written when it was last tried, except those that are.
+    pub(super) unstored: u64,
+}
 
 /// A name as it was stored: name, owner, last seen.
 pub(super) type Stored = (String, PublicKey, u64);
@@ -36,12 +49,13 @@ pub(super) struct Writer {
     /// A change that did not fit into the queue.
     waiting: Option<Store>,
     thread: Option<JoinHandle<()>>,
+    progress: watch::Sender<Progress>,
 }
 
 impl Writer {
     /// A store that forgets everything with the process.
     pub(super) fn in_memory() -> Self {
-        Writer { changes: None, waiting: None, thread: None }
+        Writer { changes: None, waiting: None, thread: None, progress: watch::Sender::default() }
     }
 
     /// Opens the database, and returns what is in it.
@@ -63,12 +77,18 @@ impl Writer {
         let database = Database::create(path).map_err(|e| failed("open", e.into()))?;
         let stored = read(&database).map_err(|e| failed("read", e))?;
         let (changes, queue) = sync_channel(QUEUE);
-        let again = path.to_owned();
+        let progress = watch::Sender::default();
+        let (again, tell) = (path.to_owned(), progress.clone());
         let thread = std::thread::Builder::new()
             .name("names".into())
-            .spawn(move || write_all(database, &queue, || Ok(Database::create(&again)?)))
+            .spawn(move || write_all(database, &queue, &tell, || Ok(Database::create(&again)?)))
             .map_err(|e| failed("write", redb::Error::Io(e)))?;
-        Ok((Writer { changes: Some(changes), waiting: None, thread: Some(thread) }, stored))
+        Ok((Writer { changes: Some(changes), waiting: None, thread: Some(thread), progress }, stored))
+    }
+
+    /// How far it is, from now on.
+    pub(super) fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
     }
 
     /// Takes changes for as long as there is room for them.
@@ -79,7 +99,12 @@ impl Writer {
                     self.waiting = Some(change);
                     return;
                 }
-                Some(Ok(()) | Err(TrySendError::Disconnected(_))) | None => {}
+                Some(Ok(())) => {}
+                // Nothing else is promised of a store that forgets.
+                None => self.progress.send_modify(|progress| progress.stored += 1),
+                Some(Err(TrySendError::Disconnected(_))) => {
+                    self.progress.send_modify(|progress| progress.unstored = u64::MAX);
+                }
             }
         }
     }
@@ -94,6 +119,7 @@ impl Writer {
             }
         }
         if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
             thread.join().ok();
         }
     }
@@ -117,34 +143,71 @@ fn read(database: &Database) -> Result<Vec<Stored>, redb::Error> {
 
 /// A database whose disk has failed once takes nothing any more: it is opened `again`, and what could not
 /// be written is kept until then. Who owns a name must not be forgotten because a disk was full.
-fn write_all(database: Database, queue: &Receiver<Store>, again: impl Fn() -> Result<Database, redb::Error>) {
+fn write_all(
+    database: Database,
+    queue: &Receiver<Store>,
+    progress: &watch::Sender<Progress>,
+    again: impl Fn() -> Result<Database, redb::Error>,
+) {
     let mut database = Some(database);
     let mut unwritten = BTreeMap::new();
+    let mut received = 0;
     let mut is_open = true;
     while is_open {
-        let first = match unwritten.is_empty() {
-            true => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            false => queue.recv_timeout(RETRY),
+        is_open = match database {
+            Some(_) => collect(queue, None, &mut unwritten, &mut received),
+            None => collect(queue, Some(RETRY), &mut unwritten, &mut received),
         };
-        is_open = first != Err(RecvTimeoutError::Disconnected);
-        // One transaction for everything that came while the disk was busy with the last one.
-        for change in first.into_iter().chain(queue.try_iter()) {
-            let (Store::Put { name, .. } | Store::Forget { name }) = &change;
-            unwritten.insert(name.clone(), change);
-        }
-        while unwritten.len() > MAX_UNWRITTEN {
-            unwritten.pop_first();
-        }
         let open = database.take().map_or_else(&again, Ok);
         match open.and_then(|open| write(&open, unwritten.values()).map(|()| open)) {
             Ok(open) => {
                 database = Some(open);
                 unwritten.clear();
+                progress.send_modify(|progress| progress.stored = received);
             }
             Err(error) => {
                 let names = unwritten.len();
                 tracing::error!(%error, names, "names are not written to disk; trying on");
+                progress.send_modify(|progress| progress.unstored = received);
             }
+        }
+    }
+}
+
+/// Waits for the next change and takes all that came while the disk was busy; or takes what comes for so long.
+/// False when there will be no more.
+fn collect(
+    queue: &Receiver<Store>,
+    wait: Option<Duration>,
+    unwritten: &mut BTreeMap<String, Store>,
+    received: &mut u64,
+) -> bool {
+    let mut keep = |change: Store| {
+        let (Store::Put { name, .. } | Store::Forget { name }) = &change;
+        unwritten.insert(name.clone(), change);
+        *received += 1;
+        unwritten.len() < MAX_UNWRITTEN
+    };
+    let Some(wait) = wait else {
+        let first = queue.recv();
+        let is_open = first.is_ok();
+        for change in first.into_iter().chain(queue.try_iter().take(QUEUE)) {
+            keep(change);
+        }
+        return is_open;
+    };
+    let until = clock::now() + wait;
+    loop {
+        let left = until.saturating_duration_since(clock::now());
+        match queue.recv_timeout(left) {
+            Ok(change) => {
+                if !keep(change) {
+                    // No room: the others wait in the queue, and behind that in the core.
+                    std::thread::park_timeout(left);
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => return true,
+            Err(RecvTimeoutError::Disconnected) => return false,
         }
     }
 }
@@ -233,9 +296,25 @@ mod tests {
         full.store(true, Ordering::Relaxed);
         let (changes, queue) = sync_channel(QUEUE);
         changes.send(put("a", 1)).unwrap();
+        let progress = watch::Sender::default();
+        let writing = {
+            let (path, progress) = (path.clone(), progress.clone());
+            std::thread::spawn(move || {
+                write_all(failing, &queue, &progress, || Ok(Database::create(&path)?));
+            })
+        };
+        // It is not said to be on disk before it is.
+        let until = |what: fn(&Progress) -> bool| {
+            while !what(&progress.borrow()) {
+                std::thread::yield_now();
+            }
+        };
+        until(|progress| progress.unstored == 1);
+        assert_eq!(progress.borrow().stored, 0);
+        // The end of the channel brings another try.
         drop(changes);
-        // Ends with the channel, after another try.
-        write_all(failing, &queue, || Ok(Database::create(&path)?));
+        writing.join().unwrap();
+        assert_eq!(progress.borrow().stored, 1);
         let (_writer, stored) = Writer::open(&path).unwrap();
         assert_eq!(stored, [("a".to_owned(), PublicKey([4; 32]), 1)]);
     }

@@ -4,14 +4,14 @@ use std::{
     collections::{BTreeMap, btree_map::Entry},
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{Notify, mpsc},
     task::JoinSet,
 };
 
@@ -21,19 +21,22 @@ use crate::{
         clock,
         frames::{read_frame, write_frame},
     },
-    rendezvous::Source,
+    rendezvous::{Prefix, Shares, Source},
     wire::{
         self, MAX_DATAGRAM,
         probe::{PREAMBLE, ProbeQuestion, Purpose, QUESTION, parse_preamble},
     },
 };
 
-/// Most connections at a time.
+/// Most connections at a time, where the process may have so many files.
 const MAX_CONNECTIONS: usize = 8192;
 
 /// Most connections of one source (an IPv4 address or an IPv6 /64) at a time: two full batches of
-/// probes for each of a few peers behind one NAT.
+/// probes for each of a few peers behind one NAT. Four times as many of one network.
 const MAX_CONNECTIONS_PER_SOURCE: usize = 512;
+
+/// Files that are not for connections: sockets that listen, the disk, and (a quarter of all) examinations.
+const OTHER_FILES: usize = 32;
 
 /// A connection must have said what it is for by then.
 const OPENING_LIMIT: Duration = Duration::from_secs(5);
@@ -41,7 +44,10 @@ const OPENING_LIMIT: Duration = Duration::from_secs(5);
 /// A probe's connection is held this long at most: the peer closes it when its punch is over.
 const PROBE_LIFE: Duration = Duration::from_secs(60);
 
-/// A connection for datagrams without one for so long is closed: three keep-alives.
+/// A client that brings datagrams has shown its key by then: two round trips, and loss.
+const KEY_LIMIT: Duration = Duration::from_secs(10);
+
+/// A connection for datagrams without an authentic one for so long is closed: three keep-alives.
 const SILENCE: Duration = Duration::from_secs(75);
 
 /// Datagrams that wait for one connection; more are dropped.
@@ -51,56 +57,103 @@ const QUEUE: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Port {
     /// The main port: probes and datagrams.
-    Main,
+    Main {
+        /// Which of the addresses.
+        via: u16,
+    },
     /// A further probe port.
     Probe,
 }
 
 /// Connections that are open.
-#[derive(Default)]
+///
+/// When there is room for no more, the oldest of those that nobody with a key needs makes room: one that says
+/// nothing, or a probe that has had its answer. So strangers who hold all places drive out each other, and
+/// whoever has something to say gets its turn however many they are.
 pub(super) struct Connections {
-    counts: Mutex<(usize, BTreeMap<IpAddr, usize>)>,
+    most: usize,
+    places: Mutex<Places>,
     /// Where answers over TCP go.
-    clients: Mutex<BTreeMap<SocketAddr, mpsc::Sender<Vec<u8>>>>,
+    clients: Mutex<BTreeMap<Source, mpsc::Sender<Vec<u8>>>>,
+}
+
+struct Places {
+    taken: usize,
+    shares: Shares,
+    next: u64,
+    /// Those that may be told to make room, by age.
+    dispensable: BTreeMap<u64, Arc<Notify>>,
 }
 
 /// One of the connections that may be open; gives the place back when dropped.
 struct Place<'c> {
     connections: &'c Connections,
-    source: IpAddr,
+    source: Prefix,
+    number: u64,
+    wanted: Arc<Notify>,
 }
 
 impl Connections {
+    /// For a process that may have so many files.
+    pub(super) fn new(files: usize) -> Self {
+        let most = (files / 4 * 3).saturating_sub(OTHER_FILES).clamp(1, MAX_CONNECTIONS);
+        let shares = Shares::new(MAX_CONNECTIONS_PER_SOURCE);
+        let places = Places { taken: 0, shares, next: 0, dispensable: BTreeMap::new() };
+        Connections { most, places: Mutex::new(places), clients: Mutex::default() }
+    }
+
     /// Sends to a client, or drops the datagram where it does not keep up or is gone.
-    pub(super) fn send(&self, to: SocketAddr, datagram: Vec<u8>) {
-        if let Some(queue) = self.clients.lock().unwrap_or_else(PoisonError::into_inner).get(&to) {
+    pub(super) fn send(&self, to: Source, datagram: Vec<u8>) {
+        if let Some(queue) = self.clients().get(&to) {
             queue.try_send(datagram).ok();
         }
     }
 
     fn place(&self, address: IpAddr) -> Option<Place<'_>> {
-        let source = source_of(address);
-        let (all, by_source) = &mut *self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = by_source.get(&source).copied().unwrap_or(0);
-        if *all >= MAX_CONNECTIONS || count >= MAX_CONNECTIONS_PER_SOURCE {
+        let source = Prefix::from(address);
+        let mut places = self.places();
+        if !places.shares.has_room(source) {
             return None;
         }
-        *all += 1;
-        by_source.insert(source, count + 1);
-        Some(Place { connections: self, source })
+        // Those that are told to go need a moment for it.
+        if places.taken > self.most + self.most / 8 {
+            return None;
+        }
+        if places.taken >= self.most {
+            let (_, oldest) = places.dispensable.pop_first()?;
+            oldest.notify_one();
+        }
+        let wanted = Arc::new(Notify::new());
+        let number = places.next;
+        places.next += 1;
+        places.taken += 1;
+        places.shares.add(source);
+        places.dispensable.insert(number, wanted.clone());
+        Some(Place { connections: self, source, number, wanted })
+    }
+
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn clients(&self) -> MutexGuard<'_, BTreeMap<Source, mpsc::Sender<Vec<u8>>>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place<'_> {
+    /// Somebody with a key uses it: it makes room for nobody.
+    fn keep(&self) {
+        self.connections.places().dispensable.remove(&self.number);
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let (all, by_source) = &mut *self.connections.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        *all -= 1;
-        if let Some(count) = by_source.get_mut(&self.source) {
-            *count -= 1;
-            if *count == 0 {
-                by_source.remove(&self.source);
-            }
-        }
+        let mut places = self.connections.places();
+        places.taken -= 1;
+        places.shares.remove(self.source);
+        places.dispensable.remove(&self.number);
     }
 }
 
@@ -131,24 +184,39 @@ pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener, port: Por
 
 async fn serve(
     shared: &Shared,
-    mut stream: TcpStream,
+    stream: TcpStream,
     from: SocketAddr,
     accepted: Instant,
     port: Port,
 ) -> io::Result<()> {
-    let Some(_place) = shared.connections.place(from.ip()) else { return Ok(()) };
+    let Some(place) = shared.connections.place(from.ip()) else { return Ok(()) };
+    tokio::select! {
+        result = talk(shared, stream, from, (accepted, port), &place) => result,
+        () = place.wanted.notified() => Err(io::Error::other("made room for another")),
+    }
+}
+
+async fn talk(
+    shared: &Shared,
+    mut stream: TcpStream,
+    from: SocketAddr,
+    (accepted, port): (Instant, Port),
+    place: &Place<'_>,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let purpose = tokio::time::timeout(OPENING_LIMIT, async {
         let mut head = [0; PREAMBLE];
         stream.read_exact(&mut head).await?;
         parse_preamble(head).map_err(io::Error::other)
     });
-    match purpose.await?? {
-        Purpose::Probe => answer(shared, &mut stream, from, accepted).await,
-        Purpose::Datagrams if port == Port::Main => carry(shared, stream, from).await,
-        Purpose::Datagrams => Ok(()),
-        Purpose::Knock => examine::knock(shared, &mut stream, from).await,
-        Purpose::Cross => examine::cross(shared, &mut stream, from).await,
+    match (purpose.await??, port) {
+        (Purpose::Probe, _) => answer(shared, &mut stream, from, accepted).await,
+        (Purpose::Datagrams, Port::Main { via }) => {
+            carry(shared, stream, Source { addr: from, udp: false, via }, place).await
+        }
+        (Purpose::Datagrams, Port::Probe) => Ok(()),
+        (Purpose::Knock, _) => examine::knock(shared, &mut stream, from).await,
+        (Purpose::Cross, _) => examine::cross(shared, &mut stream, from).await,
     }
 }
 
@@ -171,18 +239,22 @@ async fn answer(
     Ok(())
 }
 
-async fn carry(shared: &Shared, stream: TcpStream, from: SocketAddr) -> io::Result<()> {
+async fn carry(shared: &Shared, stream: TcpStream, from: Source, place: &Place<'_>) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let (queue, mut waiting) = mpsc::channel::<Vec<u8>>(QUEUE);
-    let clients = || shared.connections.clients.lock().unwrap_or_else(PoisonError::into_inner);
+    let clients = || shared.connections.clients();
     clients().insert(from, queue.clone());
     let receiving = async {
         let mut reader = BufReader::new(reader);
         let mut buffer = [0; MAX_DATAGRAM];
+        let mut until = clock::now() + KEY_LIMIT;
         while let Some(datagram) =
-            tokio::time::timeout(SILENCE, read_frame(&mut reader, &mut buffer)).await??
+            tokio::time::timeout_at(until.into(), read_frame(&mut reader, &mut buffer)).await??
         {
-            shared.datagram(Source { addr: from, udp: false }, datagram);
+            if shared.datagram(from, datagram) {
+                place.keep();
+                until = clock::now() + SILENCE;
+            }
         }
         Ok(())
     };
@@ -206,35 +278,46 @@ async fn carry(shared: &Shared, stream: TcpStream, from: SocketAddr) -> io::Resu
     result
 }
 
-/// What counts as one source.
-fn source_of(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & !u128::from(u64::MAX)).into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn one_source_cannot_take_every_place_and_gives_its_places_back() {
-        let connections = Connections::default();
+        let connections = Connections::new(usize::MAX);
         let source: IpAddr = [192, 0, 2, 1].into();
         let places: Vec<_> = std::iter::from_fn(|| connections.place(source)).collect();
         assert_eq!(places.len(), MAX_CONNECTIONS_PER_SOURCE);
         assert!(connections.place([192, 0, 2, 2].into()).is_some());
         drop(places);
         assert!(connections.place(source).is_some());
-        assert!(connections.counts.lock().unwrap().1.is_empty());
+        assert!(connections.places().shares.is_empty() && connections.places().dispensable.is_empty());
+    }
+
+    #[tokio::test]
+    async fn when_all_places_are_taken_the_oldest_that_nobody_needs_makes_room() {
+        let connections = Connections::new(1024);
+        assert_eq!(connections.most, 736, "a quarter of the files, and some, are for others");
+        let address = |n: usize| IpAddr::from([10, n as u8, 0, 1]);
+        let mut places: Vec<_> = (0..736).filter_map(|n| connections.place(address(n % 64))).collect();
+        assert_eq!(places.len(), 736);
+        places[0].keep();
+        let fresh = connections.place(address(200)).expect("the second one's");
+        places[1].wanted.notified().await;
+        drop(places.remove(1));
+        assert_eq!(connections.places().taken, 736);
+        // Those that are told and do not go hold up the others, and not the memory.
+        let more = (0..736).filter_map(|n| connections.place(address(n % 64))).collect::<Vec<_>>().len();
+        assert_eq!(more, 736 / 8 + 1);
+        drop((places, fresh));
+        assert_eq!(connections.places().taken, 0);
     }
 
     #[test]
-    fn an_ipv6_network_is_one_source() {
-        let [a, b, c]: [IpAddr; 3] =
-            ["2001:db8::1", "2001:db8::2:0:0:1", "2001:db8:0:1::1"].map(|text| text.parse().unwrap());
-        assert_eq!(source_of(a), source_of(b));
-        assert_ne!(source_of(a), source_of(c));
+    fn who_has_a_key_makes_room_for_nobody() {
+        let connections = Connections::new(1);
+        let one = connections.place([192, 0, 2, 1].into()).expect("a place");
+        one.keep();
+        assert!(connections.place([192, 0, 2, 2].into()).is_none());
     }
 }
