@@ -174,6 +174,18 @@ impl Running {
         rustix::process::kill_process(id, signal).expect("signalled");
     }
 
+    /// Its process number.
+    #[cfg(unix)]
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for the end, whatever was said.
+    #[cfg(unix)]
+    pub(crate) fn ended(mut self) -> std::process::ExitStatus {
+        self.child.wait().expect("ended")
+    }
+
     /// Its standard input, where that was made a pipe.
     pub(crate) fn stdin(&mut self) -> ChildStdin {
         self.child.stdin.take().expect("a pipe")
@@ -214,7 +226,16 @@ impl Server {
 
     /// With further options.
     pub(crate) fn start_with(options: &[&str]) -> Server {
-        let home = Home::new();
+        Server::start_in(Home::new(), options)
+    }
+
+    /// With everything in its log.
+    #[cfg(unix)]
+    pub(crate) fn start_traced() -> Server {
+        Server::start_in(Home::new().with("RUST_LOG", "trace"), &["-vv"])
+    }
+
+    fn start_in(home: Home, options: &[&str]) -> Server {
         let words = ["rendezvous", "--listen", "127.0.0.1:0", "--probe-port", "0"];
         let mut process = Running::start(home.command(words.iter().chain(options)));
         let listening = process.line("listening on");

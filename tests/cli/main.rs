@@ -1,8 +1,11 @@
 //! The real binary on the command line: what it prints where, with which exit code, and what it says
 //! when it is used wrongly.
 
+mod granted;
 mod harness;
 mod network;
+#[cfg(unix)]
+mod secrets;
 #[cfg(unix)]
 mod signals;
 #[cfg(unix)]
