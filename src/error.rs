@@ -463,6 +463,10 @@ pub fn goodbye(why: Goodbye) -> &'static str {
         Goodbye::Unauthorised => "this computer's key is not authorised there any more; ask for a new invite",
         Goodbye::Unknown => "it was started anew; connect again",
         Goodbye::Expired => "there was no connection for longer than it is kept (--linger)",
+        Goodbye::Broken => {
+            "one side said what the protocol does not allow; update both programs, and do not trust that computer if \
+             it happens again"
+        }
     }
 }
 

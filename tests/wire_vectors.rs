@@ -298,8 +298,8 @@ fn peer(vectors: &mut Vectors) {
         their_next: vec![0],
     };
     for message in [
-        PeerMessage::Ping { sample: 5 },
-        PeerMessage::Pong { sample: 5, held_us: 250 },
+        PeerMessage::Ping { sample: 5, nonce: 0x0102_0304_0506_0708 },
+        PeerMessage::Pong { nonce: 0x0102_0304_0506_0708, held_us: 250 },
         PeerMessage::Prepare { id: ROUND },
         PeerMessage::Predicted {
             id: ROUND,
@@ -340,7 +340,8 @@ fn peer(vectors: &mut Vectors) {
     ] {
         vectors.body(&format!("start refusal {why:?}"), why);
     }
-    for why in [Goodbye::Stopped, Goodbye::Unauthorised, Goodbye::Unknown, Goodbye::Expired] {
+    for why in [Goodbye::Stopped, Goodbye::Unauthorised, Goodbye::Unknown, Goodbye::Expired, Goodbye::Broken]
+    {
         vectors.body(&format!("goodbye {why:?}"), why);
     }
     vectors.body(

@@ -394,8 +394,8 @@ impl World<'_> {
             9 => PeerMessage::LinkDead { epoch: self.script.number() },
             10 if choice < 128 => PeerMessage::LinkSick { epoch: self.script.number() },
             10 => PeerMessage::Goodbye { why: Goodbye::Stopped },
-            _ if choice < 128 => PeerMessage::Ping { sample: self.script.number() },
-            _ => PeerMessage::Pong { sample: self.script.number(), held_us: self.script.number() },
+            _ if choice < 128 => PeerMessage::Ping { sample: self.script.number(), nonce: self.script.u64() },
+            _ => PeerMessage::Pong { nonce: self.script.u64(), held_us: self.script.number() },
         }
     }
 

@@ -210,7 +210,7 @@ impl Liar {
             now,
             FromServer::Introduced { relation, addresses: vec![PEER.into()], reply: Blob(Vec::new()) },
         );
-        self.say_to_peer(now, PeerMessage::Ping { sample: 1 });
+        self.say_to_peer(now, PeerMessage::Ping { sample: 1, nonce: 1 });
     }
 
     /// The endpoint asks for its host, and is let in.
@@ -239,7 +239,9 @@ impl Liar {
         let Ok(received) = peer.handle(now, counter, sealed) else { return };
         for message in received.messages {
             match message {
-                PeerMessage::Ping { sample } => peer.send_once(now, PeerMessage::Pong { sample, held_us: 0 }),
+                PeerMessage::Ping { nonce, .. } => {
+                    peer.send_once(now, PeerMessage::Pong { nonce, held_us: 0 })
+                }
                 PeerMessage::Predicted { predictions, .. } => self.heard = Some(predictions),
                 PeerMessage::Start(start) => {
                     let _ = peer.send(now, PeerMessage::Started { id: start.id });

@@ -156,6 +156,7 @@ impl Narrator {
                 })
             }
             Event::Declined(why) => Telling::Fatal(self.declined(*why)),
+            Event::Refused { key, why, others } => Telling::Line(refused(name, *key, *why, *others)),
             Event::NotProved => Telling::Fatal(self.not_proved()),
             Event::HoleOpen { remote, rtt, .. } => {
                 Telling::Live(format!("UDP path to {remote} is open, {} there and back", millis(*rtt)))
@@ -383,6 +384,30 @@ fn describe(prediction: &Prediction) -> String {
     format!("{} {}", prediction.address, nat::describe(prediction, &[]))
 }
 
+/// Somebody was not let in, as the host says it.
+fn refused(name: &Name, key: Option<PublicKey>, why: Decline, others: u64) -> String {
+    let who = key.map_or("somebody".into(), |key| format!("client {key}"));
+    let what = match why {
+        Decline::Unauthorised => format!(
+            "asked and was not let in: run \"punchtunnel invite {name}\" for it, or add its key to authorized_clients"
+        ),
+        Decline::Invite => {
+            "asked with an invite that it could not prove, or that is used, expired or invented, and was \
+             not let in"
+                .into()
+        }
+        Decline::Handshake => {
+            "asked for another key than this computer's, and was not let in: if it is a client of \
+             yours, have it remove the line in its known_hosts and give it an invite"
+                .into()
+        }
+        Decline::Busy => "was turned away: this computer has as many clients as it takes".into(),
+    };
+    let others =
+        if others == 0 { String::new() } else { format!(" ({others} more since the last such line)") };
+    format!("{who} {what}{others}")
+}
+
 /// Why a client's session ended, as its host says it.
 fn ended(why: Goodbye) -> &'static str {
     match why {
@@ -390,6 +415,10 @@ fn ended(why: Goodbye) -> &'static str {
         Goodbye::Unauthorised => "its key is not in authorized_clients any more",
         Goodbye::Unknown => "it was started anew",
         Goodbye::Expired => "there was no connection for longer than --linger",
+        Goodbye::Broken => {
+            "it said what the protocol does not allow; update both programs, and remove its key from \
+             authorized_clients if it happens again"
+        }
     }
 }
 

@@ -132,8 +132,11 @@ impl Peer {
 
     /// The initiator asks for a round: prepares it, unless it asks for too many.
     pub(super) fn prepare(&mut self, now: Instant, id: RoundId, env: &mut Env) {
+        if id <= self.last {
+            return;
+        }
         self.prepared.retain(|at| *at + PREPARED_IN > now);
-        if id > self.last && self.prepared.len() >= MAX_PREPARED {
+        if self.prepared.len() >= MAX_PREPARED {
             let _ = self.line.send(now, PeerMessage::NotStarted { id, why: StartRefusal::Busy });
             return;
         }

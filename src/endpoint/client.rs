@@ -196,8 +196,9 @@ impl Endpoint {
         };
         let channel: Channel<PeerMessage> =
             Channel::new(secrets.datagram(), index, reply.index, MAX_PEER_DATAGRAM);
-        self.out.push_back(Output::Event(Event::Introduced { addresses: addresses.clone() }));
-        let mut line = Line::new(now, (index, channel), relation, secrets.psk("link"));
+        let named = addresses.iter().filter(|address| address.port() != 0).copied().collect();
+        self.out.push_back(Output::Event(Event::Introduced { addresses: named }));
+        let mut line = Line::new(now, (index, channel), relation, secrets.psk("link"), self.seed());
         line.introduced(now, &addresses, self.server);
         line.ping(now);
         if !reply.resumed {

@@ -113,7 +113,10 @@ impl Peer {
         env.nat.turn_ends(self.id, now);
         (self.failures, self.mending) = (0, false);
         self.retry = None;
+        self.linked_to = (!lan).then_some(remote.ip());
+        self.link_proves(now);
         if !lan {
+            env.nat.rations.efforts.give_back(&self.key, remote.ip());
             let round = self.rounds().find(|round| round.ports == ports);
             let worked = round.map(|round| round.variant);
             self.worked = worked;

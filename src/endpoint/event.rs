@@ -63,6 +63,15 @@ pub enum Event {
     },
     /// The host does not let this client in.
     Declined(Decline),
+    /// A client was not let in by this host. Told once a minute.
+    Refused {
+        /// The client's key, which it has proved to hold; `None` where its message was not for this host.
+        key: Option<PublicKey>,
+        /// Why.
+        why: Decline,
+        /// Others since the last time that this was told.
+        others: u64,
+    },
     /// The handshake with the host failed: the invite's secret is wrong, or the host is not who the
     /// server says.
     NotProved,

@@ -15,29 +15,6 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-impl World {
-    fn drop_links(&mut self, whose: &[usize]) {
-        let epoch = self.links.last().expect("linked").2.epoch;
-        for &who in whose {
-            let peer = self.peer(who);
-            self.tell(who, Input::LinkLost { peer, epoch });
-        }
-    }
-
-    /// Says something to the other side that an honest endpoint would not.
-    fn say(&mut self, who: usize, message: PeerMessage) {
-        let now = self.now;
-        let endpoint = self.endpoints[who].as_mut().expect("running");
-        let line = &mut endpoint.peers.values_mut().next().expect("a session").line;
-        let _ = line.send(now, message);
-        self.drain(who);
-    }
-
-    fn count(&self, who: usize, wanted: impl Fn(&Event) -> bool) -> usize {
-        self.events.iter().filter(|(whose, _, event)| *whose == who && wanted(event)).count()
-    }
-}
-
 fn is_hole(event: &Event) -> bool {
     matches!(event, Event::HoleOpen { .. })
 }
@@ -211,6 +188,13 @@ fn a_flood_of_requests_to_prepare_binds_few_ports() {
     }
     let probed = world.count(HOST, |e| matches!(e, Event::NatFound { .. }));
     assert!(probed < 16, "{probed} rounds in ten seconds");
+    // What was asked for before costs nothing, however often it is asked for.
+    for _ in 0..1000 {
+        world.say(CLIENT, PeerMessage::Prepare { id: RoundId { attempt: 100, round: 0 } });
+        world.run(Duration::from_millis(1), |_| false);
+    }
+    let host = world.endpoints[HOST].as_ref().expect("running");
+    assert!(host.peers.values().all(|peer| peer.prepared.len() <= 8));
 }
 
 #[test]
@@ -382,7 +366,8 @@ fn a_line_goes_to_few_addresses_and_none_of_our_own_network() {
     while let Some(parcel) = line.poll_transmit(now) {
         asked.extend(parcel.direct);
     }
-    let expected = [1, 2].map(|port| SocketAddr::from(([192, 0, 2, 8], port)));
+    // Two are taken from the server; one with port 0 speaks no UDP.
+    let expected = [1].map(|port| SocketAddr::from(([192, 0, 2, 8], port)));
     assert_eq!(asked.into_iter().collect::<Vec<_>>(), expected);
 }
 

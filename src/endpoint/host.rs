@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    AskId, Endpoint, Event, Output, Part,
+    AskId, Endpoint, Event, Output, Part, PeerId,
     line::{Line, Relation},
     peer::Peer,
 };
@@ -34,8 +34,15 @@ const MAX_SESSIONS_OF_KEY: usize = 16;
 /// Most sessions whose client has not sent an authentic datagram yet.
 const MAX_UNPROVED: usize = 16;
 
+/// The same of one client's key, or by one invite: a client that asks and says no more must not keep others
+/// out, nor a server that repeats an old introduction.
+const MAX_UNPROVED_OF_ONE: usize = 4;
+
 /// A client that has been let in must send an authentic datagram within this time.
 pub(super) const PROOF: Duration = Duration::from_secs(15);
+
+/// Who was not let in is told of at most this often: anybody may ask, and nobody is to fill a log.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// What a host knows beside its sessions.
 pub(super) struct Host {
@@ -44,6 +51,9 @@ pub(super) struct Host {
     registered: BTreeSet<usize>,
     asks: BTreeMap<AskId, Ask>,
     next_ask: u64,
+    /// When a refusal was told last, and how many there were since.
+    told: Option<Instant>,
+    untold: u64,
 }
 
 /// A client whose first message has been read, and that is not admitted yet.
@@ -56,7 +66,7 @@ struct Ask {
 
 impl Host {
     pub(super) fn new(name: String) -> Self {
-        Host { name, registered: BTreeSet::new(), asks: BTreeMap::new(), next_ask: 0 }
+        Host { name, registered: BTreeSet::new(), asks: BTreeMap::new(), next_ask: 0, told: None, untold: 0 }
     }
 
     /// The driver answers in time; what it forgets is forgotten here too.
@@ -81,6 +91,7 @@ impl Endpoint {
             FromServer::Introduction { relation, hello } => {
                 let relation = Relation { server, number: relation };
                 if let Err(why) = self.introduction(now, relation, &hello.0) {
+                    self.refused(now, None, why);
                     self.decline(now, relation, why);
                 }
             }
@@ -125,12 +136,31 @@ impl Endpoint {
         let Part::Host(host) = &mut self.part else { return };
         let Some(ask) = host.asks.remove(&ask) else { return };
         let relation = ask.relation;
-        let unproved = self.peers.values().filter(|p| !p.is_announced() || p.fresh.is_some()).count();
-        let room = self.peers.len() < MAX_PEERS && unproved < MAX_UNPROVED;
+        let (key, invite) = (ask.responder.remote(), ask.hello.invite);
+        let unproved = || self.peers.values().filter(|p| !p.is_announced() || p.fresh.is_some());
+        let of_one = |p: &&Peer| p.key == key || (invite.is_some() && p.invite() == invite);
+        let room = self.peers.len() < MAX_PEERS
+            && unproved().count() < MAX_UNPROVED
+            && unproved().filter(of_one).count() < MAX_UNPROVED_OF_ONE;
         match verdict.and_then(|psk| if room { Ok(psk) } else { Err(Decline::Busy) }) {
             Ok(psk) => self.accept(now, ask, &psk),
-            Err(why) => self.decline(now, relation, why),
+            Err(why) => {
+                self.refused(now, Some(key), why);
+                self.decline(now, relation, why);
+            }
         }
+    }
+
+    /// Tells of somebody who is not let in, if that was not told of just now.
+    fn refused(&mut self, now: Instant, key: Option<PublicKey>, why: Decline) {
+        let Part::Host(host) = &mut self.part else { return };
+        if host.told.is_some_and(|told| now < told + TELL_AGAIN) {
+            host.untold = host.untold.saturating_add(1);
+            return;
+        }
+        host.told = Some(now);
+        let others = std::mem::take(&mut host.untold);
+        self.out.push_back(Output::Event(Event::Refused { key, why, others }));
     }
 
     fn decline(&mut self, now: Instant, relation: Relation, why: Decline) {
@@ -151,11 +181,10 @@ impl Endpoint {
         let channel: Channel<PeerMessage> =
             Channel::new(secrets.datagram(), index, hello.index, MAX_PEER_DATAGRAM);
         // The addresses follow with the server's Introduced.
-        let line = Line::new(now, (index, channel), relation, secrets.psk("link"));
+        let line = Line::new(now, (index, channel), relation, secrets.psk("link"), self.seed());
         match known {
             Some(id) => self.with_peer(id, |peer, _| peer.fresh = Some(line)),
             None => {
-                self.make_room(now, &key);
                 let id = self.new_peer_id();
                 let invite = hello.invite.filter(|_| *psk.0 != [0; 32]);
                 let who = (id, key, hello.session, false);
@@ -167,14 +196,16 @@ impl Endpoint {
         }
     }
 
-    /// Of the sessions of one key the oldest that has no link ends, where there are too many: its client
-    /// was killed and began anew. Where all have links, there is none to end, and [`MAX_PEERS`] counts.
-    fn make_room(&mut self, now: Instant, key: &PublicKey) {
-        let of_key = || self.peers.values().filter(|p| p.key == *key && p.closing.is_none());
-        if of_key().count() < MAX_SESSIONS_OF_KEY {
+    /// A client has proved itself. Of the sessions of its key the oldest other one that has no link ends, where
+    /// there are too many: its client was killed and began anew. Where all have links, there is none to end,
+    /// and [`MAX_PEERS`] counts. (Not before the proof: a server that repeats old introductions would end them.)
+    fn make_room(&mut self, now: Instant, (new, key): (PeerId, PublicKey)) {
+        let of_key =
+            || self.peers.values().filter(|p| p.key == key && p.closing.is_none() && p.is_announced());
+        if of_key().count() <= MAX_SESSIONS_OF_KEY {
             return;
         }
-        if let Some(id) = of_key().find(|p| p.is_announced() && p.link.is_none()).map(|p| p.id) {
+        if let Some(id) = of_key().find(|p| p.id != new && p.link.is_none()).map(|p| p.id) {
             self.with_peer(id, |peer, env| {
                 let why = Goodbye::Unknown;
                 env.out.push_back(Output::SessionEnded { peer: peer.id, why });
@@ -183,18 +214,28 @@ impl Endpoint {
         }
     }
 
-    /// Lines that were not proved in time are forgotten.
+    /// Lines that were not proved in time are forgotten; what was proved just now has its place.
     pub(super) fn advance_host(&mut self, now: Instant) {
+        let new =
+            self.peers.values_mut().find_map(|p| std::mem::take(&mut p.is_new).then_some((p.id, p.key)));
+        if let Some(new) = new {
+            self.make_room(now, new);
+        }
         let late = |line: &Line| line.since + PROOF <= now;
         if let Part::Host(host) = &mut self.part {
             host.asks.retain(|_, ask| ask.received + PROOF > now);
         }
+        let mut unproved = Vec::new();
         for peer in self.peers.values_mut() {
             peer.fresh.take_if(|line| late(line));
             if !peer.is_announced() && late(&peer.line) {
+                unproved.extend(peer.invite().map(|_| peer.key));
                 peer.abandon(&mut self.out);
             }
         }
         self.peers.retain(|_, peer| !peer.is_gone());
+        for key in unproved {
+            self.refused(now, Some(key), Decline::Invite);
+        }
     }
 }

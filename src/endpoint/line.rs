@@ -12,9 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+use super::proved::Proved;
 use crate::{
     channel::{Channel, ChannelError, Full},
-    punch::{ClockFilter, Hole, PingLog, budget, schedule},
+    punch::{Answered, ClockFilter, Hole, PingLog, budget, schedule},
     secure::Psk,
     wire::peer::PeerMessage,
 };
@@ -25,11 +28,11 @@ const RELAY_PING: Duration = Duration::from_millis(500);
 /// ... up to this: a peer may be away for hours.
 const LONGEST_RELAY_PING: Duration = Duration::from_secs(8);
 
-/// Addresses of the other side that are taken from the server, and such that it was heard from: one for each
-/// family. Each datagram goes to all of the former, and the server must not make us a multiplier.
+/// Addresses of the other side that are taken from the server: one for each family. Each datagram goes to all
+/// of them, and the server must not make us a multiplier.
 const MAX_ADDRESSES: usize = 2;
 
-/// Pings that wait for their pongs. They leave at once; more than this in one datagram is nonsense.
+/// Pings that wait for their pongs, which leave at once.
 const MAX_PONGS: usize = 8;
 
 /// A path through the server: which association, and the relation's number there.
@@ -55,14 +58,17 @@ pub(super) struct Line {
     hole: Hole,
     /// Where it goes directly while the hole is not known to be open.
     candidates: Vec<SocketAddr>,
-    /// Addresses that authentic datagrams came from directly, the newest first.
-    sources: Vec<IpAddr>,
+    /// Where the server has seen the other side, by UDP or only by TCP.
+    observed: Vec<IpAddr>,
+    pub(super) proved: Proved,
+    /// Draws the nonces.
+    rng: StdRng,
     clock: ClockFilter,
     pings: PingLog,
     /// When to ask again for a sample that has not been answered by any path, and the pause after that.
     relay_ping: Option<(Instant, Duration)>,
-    /// Pongs to send: by which path the ping came, and its number.
-    pongs: VecDeque<(Option<SocketAddr>, u32)>,
+    /// Pongs to send: by which path the ping came, and its nonce.
+    pongs: VecDeque<(Option<SocketAddr>, u64)>,
     /// A direct path was confirmed just now: where, and its round trip.
     confirmed: Option<(SocketAddr, Duration)>,
     /// The direct path was open, but the other side was heard through the server last, or the link is lost.
@@ -82,6 +88,7 @@ impl Line {
         (index, channel): (u32, Channel<PeerMessage>),
         relation: Relation,
         link_psk: Psk,
+        seed: [u8; 32],
     ) -> Self {
         Line {
             index,
@@ -89,7 +96,9 @@ impl Line {
             relation: Some(relation),
             hole: Hole::new(now, &[]),
             candidates: Vec::new(),
-            sources: Vec::new(),
+            observed: Vec::new(),
+            proved: Proved::default(),
+            rng: StdRng::from_seed(seed),
             clock: ClockFilter::new(),
             pings: PingLog::new(),
             relay_ping: None,
@@ -103,14 +112,17 @@ impl Line {
         }
     }
 
-    /// The other side's addresses as the server observed them. The first ones count: after that it is
-    /// the peer's own datagrams that say where it is. `server` as in [`budget::may_open_to`].
+    /// The other side's addresses as the server observed them, with port 0 where it does not speak UDP. The
+    /// first ones count: after that it is the peer's own datagrams that say where it is. `server` as in
+    /// [`budget::may_open_to`].
     pub(super) fn introduced(&mut self, now: Instant, addresses: &[SocketAddr], server: IpAddr) {
         if std::mem::replace(&mut self.introduced, true) {
             return;
         }
-        let sensible = |a: &&SocketAddr| a.port() != 0 && budget::may_open_to(a.ip(), server);
-        self.candidates = addresses.iter().filter(sensible).take(MAX_ADDRESSES).copied().collect();
+        let sensible = |a: &&SocketAddr| budget::may_open_to(a.ip(), server);
+        let addresses = || addresses.iter().filter(sensible).take(MAX_ADDRESSES);
+        self.observed = addresses().map(SocketAddr::ip).collect();
+        self.candidates = addresses().filter(|a| a.port() != 0).copied().collect();
         self.hole.restart(now, &self.candidates);
     }
 
@@ -125,11 +137,6 @@ impl Line {
     ) -> Result<Vec<PeerMessage>, ChannelError> {
         let received = self.channel.handle(now, counter, sealed)?;
         self.heard = now;
-        if let Some(from) = from {
-            self.sources.retain(|source| *source != from.ip());
-            self.sources.insert(0, from.ip());
-            self.sources.truncate(MAX_ADDRESSES);
-        }
         match from {
             Some(from) => self.hole.handle_authentic(now, from, received.newest),
             None if received.newest => self.hole.suspect(now),
@@ -138,26 +145,29 @@ impl Line {
         if received.newest {
             self.detour = from.is_none();
         }
-        let mut rest = Vec::new();
+        let (mut rest, mut answers) = (Vec::new(), false);
         for message in received.messages {
             match message {
-                PeerMessage::Ping { sample } => {
+                PeerMessage::Ping { sample, nonce } => {
                     self.pings.received(now, sample);
-                    if self.pongs.len() < MAX_PONGS {
-                        self.pongs.push_back((from, sample));
+                    // An honest datagram has one ping; more answers than datagrams would multiply.
+                    if !std::mem::replace(&mut answers, true) && self.pongs.len() < MAX_PONGS {
+                        self.pongs.push_back((from, nonce));
                     }
                 }
-                PeerMessage::Pong { sample, held_us } => self.pong(now, from, (sample, held_us)),
+                PeerMessage::Pong { nonce, held_us } => self.pong(now, from, (nonce, held_us)),
                 other => rest.push(other),
             }
         }
         Ok(rest)
     }
 
-    fn pong(&mut self, now: Instant, from: Option<SocketAddr>, (sample, held_us): (u32, u32)) {
-        let Some(rtt) = self.clock.pong(now, sample, held_us) else { return };
+    fn pong(&mut self, now: Instant, from: Option<SocketAddr>, (nonce, held_us): (u64, u32)) {
+        let Some(answered) = self.clock.pong(now, nonce, from, held_us) else { return };
+        let Answered { rtt, proved } = answered;
         self.relay_ping = None;
-        if let Some(from) = from {
+        if let Some(from) = proved {
+            self.proved.add(now, from.ip());
             let before = self.hole.direct();
             self.hole.handle_pong(now, from);
             if self.hole.direct() != before {
@@ -188,22 +198,33 @@ impl Line {
     }
 
     fn ping_again(&mut self, now: Instant, pause: Duration) {
-        let sample = self.clock.ping(now);
-        self.channel.send_once(now, PeerMessage::Ping { sample });
+        let ping = self.new_ping(now, None);
+        self.channel.send_once(now, ping);
         self.relay_ping = Some((now + pause, (pause * 2).min(LONGEST_RELAY_PING)));
+    }
+
+    /// A ping that goes to that address alone, or over every path.
+    fn new_ping(&mut self, now: Instant, to: Option<SocketAddr>) -> PeerMessage {
+        let nonce = self.rng.random();
+        PeerMessage::Ping { sample: self.clock.ping(now, nonce, to), nonce }
     }
 
     /// The next datagram to send.
     pub(super) fn poll_transmit(&mut self, now: Instant) -> Option<Parcel> {
-        if let Some((from, sample)) = self.pongs.pop_front() {
-            let datagram = self.channel.seal_alone(&PeerMessage::Pong { sample, held_us: 0 });
+        while let Some((from, nonce)) = self.pongs.pop_front() {
+            if from.is_some_and(|to| !self.proved.may_send(now, to.ip())) {
+                continue;
+            }
+            let datagram = self.channel.seal_alone(&PeerMessage::Pong { nonce, held_us: 0 });
             let relay = if from.is_none() { self.relation } else { None };
             return Some(Parcel { datagram, direct: from.into_iter().collect(), relay });
         }
-        if let Some(to) = self.hole.poll_ping(now) {
-            let sample = self.clock.ping(now);
-            let datagram = self.channel.seal_alone(&PeerMessage::Ping { sample });
-            return Some(Parcel { datagram, direct: vec![to], relay: None });
+        while let Some(to) = self.hole.poll_ping(now) {
+            if self.proved.may_send(now, to.ip()) {
+                let ping = self.new_ping(now, Some(to));
+                let datagram = self.channel.seal_alone(&ping);
+                return Some(Parcel { datagram, direct: vec![to], relay: None });
+            }
         }
         if let Some((_, pause)) = self.relay_ping.filter(|(at, _)| *at <= now) {
             self.ping_again(now, pause);
@@ -211,8 +232,10 @@ impl Line {
         let datagram = self.channel.poll_transmit(now)?;
         Some(match self.hole.direct() {
             Some(direct) => {
-                let relay = self.relation.filter(|_| self.detour);
-                Parcel { datagram, direct: vec![direct], relay }
+                let sure = self.hole.has_answered();
+                let relay = self.relation.filter(|_| self.detour || !sure);
+                let direct = Some(direct).filter(|to| sure || self.proved.may_send(now, to.ip()));
+                Parcel { datagram, direct: direct.into_iter().collect(), relay }
             }
             None => Parcel { datagram, direct: self.candidates.clone(), relay: self.relation },
         })
@@ -229,10 +252,9 @@ impl Line {
         self.hole.direct()
     }
 
-    /// Addresses that are the other peer's: those that its authentic datagrams came from directly. What the
-    /// server says of it does not count, nor what it says itself: either could name somebody else's.
-    pub(super) fn proved(&self) -> &[IpAddr] {
-        &self.sources
+    /// Where the server has seen the other peer, once it has said so.
+    pub(super) fn observed(&self) -> Option<&[IpAddr]> {
+        self.introduced.then_some(&self.observed)
     }
 
     /// Round trip over the best path.

@@ -27,6 +27,7 @@ impl Peer {
     /// happens.
     pub(super) fn mend(&mut self, now: Instant, env: &mut Env) {
         self.mended = Some(now);
+        self.link_proves(now);
         self.line.suspect(now);
         if self.initiator {
             self.mending = true;

@@ -13,6 +13,8 @@
 //! 3. Drain `poll`: transmit, bind, probe, listen, connect as it says.
 //! 4. [`Output::Session`] and [`Output::Link`] hand what came of it to a [`crate::session::Session`].
 
+#[cfg(test)]
+mod attacks;
 mod attempt;
 mod bases;
 mod candidates;
@@ -31,6 +33,8 @@ mod mend;
 mod nat_use;
 mod openings;
 mod peer;
+mod proved;
+mod ration;
 mod reasons;
 mod round;
 mod server;

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::PeerId;
+use super::{PeerId, ration::Rations};
 use crate::nat::{self, Model, Prediction};
 
 /// A NAT keeps a mapping that was never established for so long (RFC 5382: 4 min).
@@ -15,14 +15,6 @@ const HELD: Duration = Duration::from_secs(240);
 
 /// Most entries that are remembered: rounds of all sessions in that time. Older ones are forgotten first.
 const MAX_ENTRIES: usize = 1024;
-
-/// Where no datagram gets through directly (UDP is blocked, or ports move for UDP as well) only the server and
-/// the peer itself say where it is, and either may lie. Then full effort is made in so many rounds ...
-const MOST_ON_HEARSAY: usize = 8;
-
-/// ... within this time by all sessions together: two attempts, or 8192 SYNs in ten minutes, with which nobody
-/// is flooded. All further rounds make do with [`Budget::UNPROVED`](crate::punch::Budget::UNPROVED).
-const HEARSAY: Duration = Duration::from_secs(600);
 
 /// Longest turn: a round that is not agreed on by then has lost its partner, and others wait.
 const LONGEST_TURN: Duration = Duration::from_secs(3);
@@ -38,26 +30,13 @@ pub(super) struct NatUse {
     /// A server is so far away.
     round_trip: Duration,
     turn: Option<(PeerId, Instant)>,
-    /// Full efforts towards addresses that the peer was not heard from.
-    on_hearsay: VecDeque<Instant>,
+    /// What goes to addresses where no peer is known to be.
+    pub(super) rations: Rations,
     /// Servers that answered a probe, the last time that they were probed.
     heard: BTreeSet<IpAddr>,
 }
 
 impl NatUse {
-    /// May a round make full effort towards addresses that the peer was not heard from?
-    pub(super) fn may_believe(&self, now: Instant) -> bool {
-        self.on_hearsay.iter().filter(|at| **at + HEARSAY > now).count() < MOST_ON_HEARSAY
-    }
-
-    /// The same for a round that does: it counts.
-    pub(super) fn believe(&mut self, now: Instant) -> bool {
-        self.on_hearsay.retain(|at| *at + HEARSAY > now);
-        let may = self.may_believe(now);
-        self.on_hearsay.extend(may.then_some(now));
-        may
-    }
-
     /// So many connections were made, each to a destination of its own.
     pub(super) fn made(&mut self, now: Instant, connections: usize) {
         if connections > 0 {
@@ -163,16 +142,6 @@ mod tests {
             shared.reached(ms(round_trip));
             assert_eq!(shared.pause(), Some(ms(pause)));
         }
-    }
-
-    #[test]
-    fn what_is_only_said_is_believed_for_a_few_rounds() {
-        let now = start();
-        let mut shared = NatUse::default();
-        let granted = (0..100).filter(|_| shared.believe(now)).count();
-        assert_eq!(granted, MOST_ON_HEARSAY);
-        assert!(!shared.may_believe(now + HEARSAY - Duration::from_secs(1)));
-        assert!(shared.may_believe(now + HEARSAY));
     }
 
     #[test]

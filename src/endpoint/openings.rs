@@ -12,7 +12,7 @@ use super::{
     OpenFailure, Outbox, Output, PortsId,
     reasons::{Came, Tried},
 };
-use crate::punch::{Budget, FIRST_PORTS, Opening, Plan, schedule::OPENING_WINDOW};
+use crate::punch::{FIRST_PORTS, Opening, Plan, schedule::OPENING_WINDOW};
 
 /// An opening that was refused is repeated after this: the other side's SYN is at most this late when
 /// clocks agree, and a storm is not wanted when they do not.
@@ -36,6 +36,18 @@ pub(super) struct Openings {
     first: u32,
     /// How often each refused opening is repeated.
     redials: u8,
+    effort: Effort,
+    /// Openings of the plan that were left out, as the effort did not reach them.
+    left_out: usize,
+}
+
+/// How much of a plan is carried out.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Effort {
+    /// Addresses to which all openings go: the peer is known to be there, or it is believed.
+    pub(super) full: Vec<IpAddr>,
+    /// First SYNs to all others together, repeated openings among them: the likeliest ones.
+    pub(super) others: u16,
 }
 
 /// An opening that was handed to the driver.
@@ -73,6 +85,8 @@ impl Openings {
             told: false,
             first: 0,
             redials: 0,
+            effort: Effort::default(),
+            left_out: 0,
         }
     }
 
@@ -93,10 +107,10 @@ impl Openings {
         self.dial((None, remote, true), now, None, out);
     }
 
-    /// The instant is agreed: hands a plan's openings to the driver. Full effort goes only towards
-    /// `proved`, the addresses that are known to be the peer's. Returns how many openings there are.
-    pub(super) fn open(&mut self, at: Instant, plan: Plan, proved: &[IpAddr], out: &mut Outbox) -> usize {
-        (self.instant, self.redials) = (Some(at), plan.redials);
+    /// The instant is agreed: hands a plan's openings to the driver, as far as `effort` goes. Returns how
+    /// many openings there are.
+    pub(super) fn open(&mut self, at: Instant, plan: Plan, effort: Effort, out: &mut Outbox) -> usize {
+        (self.instant, self.redials, self.effort) = (Some(at), plan.redials, effort);
         let wanted = plan.listen.iter().map(|local| local.saturating_add(1)).max().unwrap_or(0);
         if wanted > self.asked {
             self.asked = wanted;
@@ -105,15 +119,14 @@ impl Openings {
         for local in plan.listen {
             self.listen(local, out);
         }
-        let (before, mut unproved) = (self.dialled.len(), 0);
+        let before = self.dialled.len();
+        self.left_out = 0;
         for Opening { local, remote, after, ttl } in plan.openings {
-            if !proved.contains(&remote.ip()) {
-                unproved += 1;
-                if unproved > Budget::UNPROVED.openings {
-                    continue;
-                }
+            if self.effort.reaches(remote.ip()) {
+                self.dial((Some(local), remote, false), at + after, ttl, out);
+            } else {
+                self.left_out += 1;
             }
-            self.dial((Some(local), remote, false), at + after, ttl, out);
         }
         self.dialled.len() - before
     }
@@ -159,7 +172,8 @@ impl Openings {
         self.came(number, Came::from(why), now);
         let Some(dialled) = self.dialled.get_mut(number) else { return };
         let early = matches!(why, OpenFailure::Refused | OpenFailure::Unreachable);
-        if !early || over || dialled.lan || dialled.redials >= self.redials {
+        let over = over || dialled.lan || dialled.redials >= self.redials;
+        if !early || over || !self.effort.reaches(dialled.remote.ip()) {
             return;
         }
         dialled.redials += 1;
@@ -209,6 +223,11 @@ impl Openings {
         self.told = false;
     }
 
+    /// How many were left out.
+    pub(super) fn left_out(&self) -> usize {
+        self.left_out
+    }
+
     /// How many were handed out.
     pub(super) fn len(&self) -> usize {
         self.dialled.len()
@@ -217,6 +236,18 @@ impl Openings {
     /// Where they go.
     pub(super) fn targets(&self) -> impl Iterator<Item = IpAddr> {
         self.dialled.iter().map(|dialled| dialled.remote.ip())
+    }
+}
+
+impl Effort {
+    /// One more SYN may go there.
+    fn reaches(&mut self, remote: IpAddr) -> bool {
+        if self.full.contains(&remote) {
+            return true;
+        }
+        let left = self.others.checked_sub(1);
+        self.others = left.unwrap_or(0);
+        left.is_some()
     }
 }
 

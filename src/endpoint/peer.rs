@@ -78,6 +78,8 @@ pub(super) struct Peer {
     /// A newer line that the other side has not proved yet (responder only).
     pub(super) fresh: Option<Line>,
     unannounced: Option<(EpochKeys, Option<u64>)>,
+    /// It was announced just now.
+    pub(super) is_new: bool,
     pub(super) round: Option<Round>,
     /// What the link came of.
     pub(super) kept: Option<Kept>,
@@ -90,6 +92,8 @@ pub(super) struct Peer {
     /// The newest link that there ever was.
     pub(super) newest: u32,
     pub(super) links: u32,
+    /// The other end of the newest one, where it was punched.
+    pub(super) linked_to: Option<IpAddr>,
     /// The direct path that was told of last.
     hole: Option<SocketAddr>,
     /// Both sides wait for what comes of their openings, and have nothing to say until then.
@@ -136,6 +140,7 @@ impl Peer {
             line,
             fresh: None,
             unannounced: Some((epoch_keys, invite)),
+            is_new: false,
             round: None,
             kept: None,
             repeat_due: false,
@@ -145,6 +150,7 @@ impl Peer {
             link: None,
             newest: 0,
             links: 0,
+            linked_to: None,
             hole: None,
             quiet_until: None,
             worked: None,
@@ -167,9 +173,15 @@ impl Peer {
     /// The other side has proved its key (and invite): the session begins.
     pub(super) fn announce(&mut self, out: &mut Outbox) {
         if let Some((keys, invite)) = self.unannounced.take() {
+            self.is_new = true;
             let (peer, key, initiator) = (self.id, self.key, self.initiator);
             out.push_back(Output::Session { peer, key, invite, keys, initiator });
         }
+    }
+
+    /// The invite that it named, as long as it has not proved it.
+    pub(super) fn invite(&self) -> Option<u64> {
+        self.unannounced.as_ref().and_then(|(_, invite)| *invite)
     }
 
     /// The session has begun.
@@ -180,7 +192,8 @@ impl Peer {
     /// A new handshake made a new line, proved by both sides. What was under way on the old one is lost,
     /// or begins again; only a dead link must not be forgotten.
     pub(super) fn replace_line(&mut self, now: Instant, line: Line) {
-        self.line = line;
+        let before = std::mem::replace(&mut self.line, line);
+        self.line.proved.inherit(before.proved);
         self.fresh = None;
         self.roundabout = None;
         self.introductions = self.introductions.saturating_add(1);
@@ -217,7 +230,7 @@ impl Peer {
             round.complete(env.examined);
         }
         if let Some(round) = self.round.as_mut().filter(|round| !Self::is_early(round))
-            && let Some(message) = round.advance(now, self.id, (env.server, budget), env.out)
+            && let Some(message) = round.advance(now, self.id, budget, env.out)
         {
             if let PeerMessage::Predicted { predictions, .. } = &message {
                 env.examined.measured(now, predictions, env.out);
@@ -230,6 +243,7 @@ impl Peer {
                 let _ = self.line.send(now, message);
             }
         }
+        self.try_lan(now, env);
         if let Some(round) = &mut self.round {
             // Whatever comes of it is told.
             round.waits(now, env.out);
@@ -282,6 +296,7 @@ impl Peer {
     }
 
     pub(super) fn unlinked(&mut self, now: Instant, env: &mut Env) {
+        self.link_proves(now);
         self.link = None;
         self.quiet_until = None;
         self.failures = 0;
@@ -289,6 +304,24 @@ impl Peer {
         let under_way = std::mem::take(&mut self.mending) && self.round.is_some();
         if self.initiator && !under_way {
             self.begin_attempt(now, env);
+        }
+    }
+
+    /// A link that there is, or was until now, shows where the other side receives.
+    pub(super) fn link_proves(&mut self, now: Instant) {
+        if let Some(address) = self.linked_to.filter(|_| self.link.is_some()) {
+            self.line.proved.add(now, address);
+        }
+    }
+
+    /// Both sides share a public address, so it may be that they share a LAN.
+    fn try_lan(&mut self, now: Instant, env: &mut Env) {
+        let observed = self.line.observed().unwrap_or_default();
+        if let Some(round) = &mut self.round
+            && let Some(shared) = round.shared(observed)
+            && env.nat.rations.lans.take(now, &self.key, shared)
+        {
+            round.try_lan(now, env.server, env.out);
         }
     }
 

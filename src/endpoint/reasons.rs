@@ -68,7 +68,17 @@ pub(super) fn both_strict() -> String {
 }
 
 /// Why the openings of a round brought no link.
-pub(super) fn failed(tried: &[Tried], mine: &[Prediction], theirs: &[Prediction]) -> String {
+/// `left_out` were not carried out, because it is not known that the other side is there.
+pub(super) fn failed(tried: &[Tried], left_out: usize, mine: &[Prediction], theirs: &[Prediction]) -> String {
+    let why = came(tried, left_out, mine, theirs);
+    if left_out == 0 || tried.is_empty() {
+        return why;
+    }
+    let there = theirs.first().map_or_else(String::new, |theirs| format!(" at {}", theirs.address));
+    format!("{why} ({left_out} more SYNs were not sent, because nothing shows that the other side is{there})")
+}
+
+fn came(tried: &[Tried], left_out: usize, mine: &[Prediction], theirs: &[Prediction]) -> String {
     let all = tried.len();
     let count =
         |wanted: Came| tried.iter().filter(|t| t.came.is_some_and(|(came, _)| came == wanted)).count();
@@ -76,6 +86,11 @@ pub(super) fn failed(tried: &[Tried], mine: &[Prediction], theirs: &[Prediction]
     let unsent = count(Came::Failed);
     let of = |some: usize| if some == all { format!("{all}") } else { format!("{some} of {all}") };
     match () {
+        () if all == 0 && left_out > 0 => {
+            "nothing was opened: nothing shows that the other side is where it says, and that was tried often \
+             enough; it is tried again in a minute"
+                .into()
+        }
         () if all == 0 => "nothing could be opened: no address of the other side may be opened to".into(),
         () if connected > 0 => format!(
             "{} SYNs were answered, but not by the other side: somebody else is at those ports",
@@ -199,8 +214,14 @@ mod tests {
             ),
             (&[None], counter(), counter(), "none of 1 SYNs was answered: your NAT gives every connection"),
         ] {
-            let said = failed(&tried(came), &side(mine), &side(theirs));
+            let said = failed(&tried(came), 0, &side(mine), &side(theirs));
             assert!(said.starts_with(words), "{said}");
         }
+        let said = failed(&tried(&[None; 64]), 960, &side(fixed()), &side(Model::Random));
+        assert!(said.ends_with(
+            "(960 more SYNs were not sent, because nothing shows that the other side is at 192.0.2.7)"
+        ));
+        let said = failed(&[], 64, &side(fixed()), &side(fixed()));
+        assert!(said.starts_with("nothing was opened: nothing shows"), "{said}");
     }
 }

@@ -17,12 +17,12 @@ use std::{
 use super::{
     Event, OpenFailure, Outbox, Output, PeerId, PortsId, bases,
     examination::Examinations,
-    openings::Openings,
+    openings::{Effort, Openings},
     reasons,
     survey::{Means, Survey},
 };
 use crate::{
-    nat::{Model, Prediction, SimultaneousOpen},
+    nat::{Filtering, Mapping, Model, Prediction, SimultaneousOpen},
     punch::{Budget, FIRST_PORTS, Opening, Plan, Terms, budget, schedule::ROUND},
     wire::{
         peer::{MAX_LAN, PeerMessage, RoundId, Start},
@@ -210,17 +210,15 @@ impl Round {
         self.survey.as_mut().is_some_and(|survey| ready && survey.keep_fresh(now, out))
     }
 
-    /// Goes on as far as it can: concludes the probes; tries the LAN as soon as both predictions are
-    /// there; answers with what the other side is to be told, once.
+    /// Goes on as far as it can: concludes the probes; answers with what the other side is to be told, once.
     pub(super) fn advance(
         &mut self,
         now: Instant,
         peer: PeerId,
-        (server, budget): (IpAddr, Budget),
+        budget: Budget,
         out: &mut Outbox,
     ) -> Option<PeerMessage> {
         self.conclude(now, out);
-        self.try_lan(now, server, out);
         let survey = self.survey.as_mut()?;
         if let Some(moved) = survey.take_moved() {
             let (id, next) = (self.id, bases::of(&moved));
@@ -304,18 +302,37 @@ impl Round {
         public.chain(self.openings.targets()).any(|ip| ip == remote)
     }
 
-    /// Where both sides have one public address, the other's LAN addresses are tried at once, beside
-    /// everything else and never in its way.
-    fn try_lan(&mut self, now: Instant, server: IpAddr, out: &mut Outbox) {
-        let (Some(mine), Some(theirs)) = (self.mine(), self.theirs()) else { return };
-        let together = mine.iter().any(|m| theirs.iter().any(|t| t.address == m.address));
-        if together && !std::mem::replace(&mut self.lan_tried, true) {
-            for remote in self.their_lan.clone() {
-                if budget::may_connect_in_lan(remote, server) {
-                    self.openings.connect_in_lan(now, remote, out);
-                }
+    /// The public address of both sides, where the server has seen the other one there too: its LAN addresses
+    /// are worth a try, once.
+    pub(super) fn shared(&self, observed: &[IpAddr]) -> Option<IpAddr> {
+        let (mine, theirs) = (self.mine()?, self.theirs()?);
+        let shared =
+            |m: &&Prediction| theirs.iter().any(|t| t.address == m.address) && observed.contains(&m.address);
+        let wanted = !self.lan_tried && !self.their_lan.is_empty();
+        mine.iter().filter(|_| wanted).find(shared).map(|m| m.address)
+    }
+
+    /// Tries the other side's LAN addresses at once, beside everything else and never in its way.
+    pub(super) fn try_lan(&mut self, now: Instant, server: IpAddr, out: &mut Outbox) {
+        self.lan_tried = true;
+        for remote in self.their_lan.clone() {
+            if budget::may_connect_in_lan(remote, server) {
+                self.openings.connect_in_lan(now, remote, out);
             }
         }
+    }
+
+    /// Whether the models say that a UDP hole opens before the punch, by which the other side can prove its
+    /// address: one side keeps its ports and lets in more than it has sent to, or both keep them.
+    pub(super) fn has_hole(&self, is_v4: bool) -> bool {
+        let side = |side: Option<&[Prediction]>| {
+            let side = side.into_iter().flatten().filter(|p| p.address.is_ipv4() == is_v4);
+            let kept = side.filter(|p| p.is_settled() && p.mapping == Mapping::EndpointIndependent);
+            let open = [Filtering::EndpointIndependent, Filtering::AddressDependent];
+            kept.map(|p| open.contains(&p.filtering)).next()
+        };
+        let sides = (side(self.mine()), side(self.theirs()));
+        matches!(sides, (Some(_), Some(_)) | (Some(true), None) | (None, Some(true)))
     }
 
     /// Both sides keep their ports, so the round can be repeated as it was.
@@ -373,14 +390,14 @@ impl Round {
         self.repetitions >= MOST_REPETITIONS
     }
 
-    /// The instant is agreed: hands all openings to the driver. Full effort goes only towards `proved`,
-    /// the addresses that are known to be the peer's. Returns how many openings there are.
+    /// The instant is agreed: hands all openings to the driver, as far as `effort` goes. Returns how many
+    /// openings there are.
     pub(super) fn open(
         &mut self,
         at: Instant,
         mut plan: Plan,
         server: IpAddr,
-        proved: &[IpAddr],
+        effort: Effort,
         out: &mut Outbox,
     ) -> usize {
         self.at = Some(at);
@@ -390,7 +407,7 @@ impl Round {
             let has_family = if remote.is_ipv4() { self.has_v4 } else { self.has_v6 };
             has_family && !own.contains(remote) && budget::may_open_to(remote.ip(), server)
         });
-        self.openings.open(at, plan, proved, out)
+        self.openings.open(at, plan, effort, out)
     }
 
     /// An opening failed.
@@ -406,7 +423,7 @@ impl Round {
     /// Why its openings have brought nothing.
     pub(super) fn why_failed(&self, now: Instant) -> String {
         let (mine, theirs) = (self.mine().unwrap_or_default(), self.theirs().unwrap_or_default());
-        reasons::failed(&self.openings.tried(now), mine, theirs)
+        reasons::failed(&self.openings.tried(now), self.openings.left_out(), mine, theirs)
     }
 
     /// When the round has failed if no link came of it.

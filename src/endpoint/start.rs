@@ -1,18 +1,25 @@
 //! Agreeing on the instant: the initiator says START, the responder follows or refuses, and both open.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use super::{
     Event, Hint, Output,
     line::Line,
+    openings::Effort,
     peer::{Env, Peer},
+    proved::Proved,
     reasons,
     round::Round,
 };
 use crate::{
     identity::Network,
     nat::{self, Prediction},
-    punch::{Budget, Opening, PLAN_VERSION, Plan, Terms, schedule},
+    punch::{Budget, PLAN_VERSION, Plan, Terms, schedule},
+    secure::PublicKey,
     wire::peer::{PeerMessage, RoundId, Start, StartRefusal},
 };
 
@@ -29,14 +36,17 @@ pub(super) struct Agreed {
 }
 
 impl Peer {
-    /// What a round towards the other side may spend: little where it was never heard directly, and the
-    /// server's word for where it is has been taken too often. It is planned with that, so that what is
-    /// opened are the likeliest ports.
+    /// What a round towards the other side may spend: little where it has proved no address and there is none
+    /// that may be believed. It is planned with that, so that what is opened are the likeliest ports.
     pub(super) fn budget(&self, now: Instant, env: &Env) -> Budget {
-        if self.line.proved().is_empty() && !env.nat.may_believe(now) {
-            env.budget.agreed(Budget::UNPROVED.openings)
-        } else {
+        let believed = || {
+            let observed = self.line.observed().is_none_or(|observed| !observed.is_empty());
+            observed && env.nat.rations.efforts.is_left(now, &self.key)
+        };
+        if self.line.proved.addresses(now).next().is_some() || believed() {
             env.budget
+        } else {
+            env.budget.agreed(Budget::UNPROVED.openings)
         }
     }
 
@@ -167,18 +177,40 @@ impl Peer {
         let kept = self.kept.as_mut().map(|kept| &mut kept.round);
         let Some(round) = self.round.as_mut().filter(|r| r.id == id).or(kept) else { return };
         round.variant = variant;
-        let mut proved = self.line.proved().to_vec();
-        let is_little = plan.openings.len() <= usize::from(Budget::UNPROVED.openings);
-        let is_proved = |opening: &Opening| proved.contains(&opening.remote.ip());
-        if !is_little && !plan.openings.iter().all(is_proved) && env.nat.believe(now) {
-            proved.extend(plan.openings.iter().map(|opening| opening.remote.ip()));
-        }
-        let openings = round.open(at, plan, env.server, &proved, env.out);
+        let observed = self.line.observed().unwrap_or_default();
+        let effort = effort(now, &plan, round, (&self.line.proved, observed), (&self.key, env));
+        let openings = round.open(at, plan, env.server, effort, env.out);
         env.nat.made(now, openings);
         env.nat.turn_ends(self.id, at + LATEST);
         let lead = at.saturating_duration_since(now);
         env.out.push_back(Output::Event(Event::Opening { peer: self.id, id, variant, lead, openings }));
     }
+}
+
+/// How much of a plan is carried out. Full effort goes to addresses that the peer has proved, and a few times
+/// to one that its prediction and the server both name, where it cannot prove it before the punch. What goes
+/// elsewhere is little, and not often.
+fn effort(
+    now: Instant,
+    plan: &Plan,
+    round: &Round,
+    (proved, observed): (&Proved, &[IpAddr]),
+    (key, env): (&PublicKey, &mut Env),
+) -> Effort {
+    let mut full: Vec<IpAddr> = proved.addresses(now).collect();
+    let mut others = 0;
+    let targets: BTreeSet<IpAddr> = plan.openings.iter().map(|opening| opening.remote.ip()).collect();
+    for target in targets.into_iter().filter(|target| !proved.addresses(now).any(|known| known == *target)) {
+        let wanted = plan.openings.iter().filter(|opening| opening.remote.ip() == target).count();
+        let is_little = wanted <= usize::from(Budget::UNPROVED.openings);
+        let is_plausible = observed.contains(&target) && !round.has_hole(target.is_ipv4());
+        if !is_little && is_plausible && env.nat.rations.efforts.take(now, key, target) {
+            full.push(target);
+        } else if others == 0 && env.nat.rations.rounds.take(now, key, target) {
+            others = Budget::UNPROVED.openings;
+        }
+    }
+    Effort { full, others }
 }
 
 /// The kind of each round of an attempt: what worked before, then the others in their order.

@@ -17,6 +17,7 @@ use crate::{
     testing::start,
     wire::{
         examine::{Knocked, Origin},
+        peer::PeerMessage,
         probe::ProbeAnswer,
         server::Decline,
     },
@@ -72,6 +73,14 @@ pub(super) struct World {
     pub(super) hints: Vec<Hint>,
     /// Connections that each side was to open.
     pub(super) connects: [usize; 2],
+    /// Where they went, and when they were to leave.
+    pub(super) opened: Vec<(usize, SocketAddr, Instant)>,
+    /// Source that is written on the client's direct datagrams, where that is forged.
+    pub(super) forged: Option<SocketAddr>,
+    /// Direct datagrams of the host, by where they go.
+    pub(super) sent: BTreeMap<SocketAddr, usize>,
+    /// What the probe server says each side's address is, where it lies.
+    pub(super) observed: [Option<IpAddr>; 2],
     /// Sets of punch ports that are bound.
     pub(super) bound: std::collections::BTreeSet<(usize, PortsId)>,
 }
@@ -114,6 +123,10 @@ impl World {
             dead_servers: &[],
             hints: Vec::new(),
             connects: [0, 0],
+            opened: Vec::new(),
+            forged: None,
+            sent: BTreeMap::new(),
+            observed: [None, None],
             bound: std::collections::BTreeSet::new(),
         }
     }
@@ -192,6 +205,8 @@ impl World {
             }
             Output::Transmit { path: Path::Udp(to), datagram } => {
                 self.datagrams += 1;
+                *self.sent.entry(to).or_default() += usize::from(who == HOST);
+                let me = self.forged.filter(|_| who == CLIENT).unwrap_or(me);
                 if self.direct_udp
                     && !(self.lost)(self.datagrams)
                     && let Some(whom) = self.at.iter().position(|at| *at == to)
@@ -210,7 +225,8 @@ impl World {
             }
             Output::Probe { server, .. } if self.dead_servers.contains(&server.to_string().as_str()) => {}
             Output::Probe { ports, number, question, .. } => {
-                let observed = SocketAddr::new(address(who), question.local_port);
+                let seen = self.observed[who].unwrap_or(address(who));
+                let observed = SocketAddr::new(seen, question.local_port);
                 let answer = ProbeAnswer { observed, at_us: u64::from(number) * 100, prediction: None };
                 let answer = self.server_up.then_some(answer);
                 // SYN, SYN/ACK, question, answer.
@@ -236,6 +252,7 @@ impl World {
                 let port = local.map_or(0, |local| 20_000 + (ports.0 as u16) * 64 + local);
                 let local = SocketAddr::new(address(who), port);
                 self.connects[who] += 1;
+                self.opened.push((who, remote, at));
                 let after = at.saturating_duration_since(self.now) + self.one_way * 2;
                 self.later(after, Happening::Dial { who, local, remote, ports, opening });
             }
@@ -350,6 +367,27 @@ impl World {
             _ => None,
         };
         self.events.iter().filter_map(kind).collect()
+    }
+
+    pub(super) fn drop_links(&mut self, whose: &[usize]) {
+        let epoch = self.links.last().expect("linked").2.epoch;
+        for &who in whose {
+            let peer = self.peer(who);
+            self.tell(who, Input::LinkLost { peer, epoch });
+        }
+    }
+
+    /// Says something to the other side that an honest endpoint would not.
+    pub(super) fn say(&mut self, who: usize, message: PeerMessage) {
+        let now = self.now;
+        let endpoint = self.endpoints[who].as_mut().expect("running");
+        let line = &mut endpoint.peers.values_mut().next().expect("a session").line;
+        let _ = line.send(now, message);
+        self.drain(who);
+    }
+
+    pub(super) fn count(&self, who: usize, wanted: impl Fn(&Event) -> bool) -> usize {
+        self.events.iter().filter(|(whose, _, event)| *whose == who && wanted(event)).count()
     }
 
     pub(super) fn peer(&self, who: usize) -> PeerId {

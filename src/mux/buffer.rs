@@ -8,17 +8,34 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-/// Pieces at least this long are kept as they are. A quarter of a full record: bulk data is never
+use super::whole::Whole;
+
+/// Pieces at least this long are kept as they are. Half a full record: bulk data is never
 /// copied, and what a piece keeps alive is at most a small multiple of it.
-const LARGE: usize = 16 * 1024;
+pub const LARGE: usize = 32 * 1024;
 
 /// Gathered pieces are closed at this length, so that reading does not hand out one enormous piece.
 const GATHERED: usize = 64 * 1024;
 
+#[derive(Debug)]
+enum Piece {
+    Plain(Bytes),
+    Whole(Whole),
+}
+
+impl Piece {
+    fn into_bytes(self) -> Bytes {
+        match self {
+            Piece::Plain(bytes) => bytes,
+            Piece::Whole(whole) => whole.into_payload(),
+        }
+    }
+}
+
 /// A queue of bytes.
 #[derive(Debug, Default)]
 pub struct ByteQueue {
-    pieces: VecDeque<Bytes>,
+    pieces: VecDeque<Piece>,
     /// Small pieces behind all of `pieces`.
     tail: BytesMut,
     length: usize,
@@ -40,7 +57,7 @@ impl ByteQueue {
         self.length += piece.len();
         if piece.len() >= LARGE {
             self.close_tail();
-            self.pieces.push_back(piece);
+            self.pieces.push_back(Piece::Plain(piece));
             return;
         }
         if self.tail.len() + piece.len() > GATHERED {
@@ -49,10 +66,34 @@ impl ByteQueue {
         self.tail.extend_from_slice(&piece);
     }
 
+    /// Appends a piece that lies where its record will be.
+    pub fn push_whole(&mut self, piece: Whole) {
+        self.length += piece.payload().len();
+        self.close_tail();
+        self.pieces.push_back(Piece::Whole(piece));
+    }
+
+    /// Length of the first piece, where it lies where its record will be.
+    pub fn whole(&self) -> Option<usize> {
+        match self.pieces.front()? {
+            Piece::Whole(whole) => Some(whole.payload().len()),
+            Piece::Plain(_) => None,
+        }
+    }
+
+    /// Takes the first piece, where it lies where its record will be.
+    pub fn pop_whole(&mut self) -> Option<Whole> {
+        self.length -= self.whole()?;
+        match self.pieces.pop_front()? {
+            Piece::Whole(whole) => Some(whole),
+            Piece::Plain(_) => None,
+        }
+    }
+
     /// Takes the first piece.
     pub fn pop(&mut self) -> Option<Bytes> {
         let piece = match self.pieces.pop_front() {
-            Some(piece) => piece,
+            Some(piece) => piece.into_bytes(),
             None if self.tail.is_empty() => return None,
             None => self.tail.split().freeze(),
         };
@@ -65,17 +106,18 @@ impl ByteQueue {
         let mut left = count.min(self.length);
         self.length -= left;
         while left > 0 {
-            let Some(first) = self.pieces.front_mut() else {
+            let Some(first) = self.pieces.pop_front() else {
                 out.extend_from_slice(&self.tail.split_to(left));
                 return;
             };
+            let mut first = first.into_bytes();
             if first.len() > left {
                 out.extend_from_slice(&first.split_to(left));
+                self.pieces.push_front(Piece::Plain(first));
                 return;
             }
-            out.extend_from_slice(first);
+            out.extend_from_slice(&first);
             left -= first.len();
-            self.pieces.pop_front();
         }
     }
 
@@ -86,7 +128,7 @@ impl ByteQueue {
 
     fn close_tail(&mut self) {
         if !self.tail.is_empty() {
-            self.pieces.push_back(self.tail.split().freeze());
+            self.pieces.push_back(Piece::Plain(self.tail.split().freeze()));
         }
     }
 }

@@ -145,6 +145,12 @@ pub struct OpenData {
 }
 
 impl OpenData {
+    /// Writes the header of a frame whose payload lies behind it already.
+    pub(super) fn write_header(mut place: &mut [u8], id: StreamId, length: usize) {
+        place.put_u32(u32::from(DATA) << 24 | length as u32);
+        place.put_u32(id.0);
+    }
+
     /// Appends the header.
     pub fn begin(out: &mut BytesMut, id: StreamId) -> Self {
         let header = out.len();

@@ -30,6 +30,7 @@ mod schedule;
 mod stream;
 #[cfg(test)]
 mod tests;
+pub mod whole;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -44,6 +45,7 @@ use self::{
     frame::FrameError,
     schedule::Schedule,
     stream::{Receiving, Sending, Stream},
+    whole::Whole,
 };
 use crate::wire::{
     self,
@@ -55,8 +57,9 @@ use crate::wire::{
 pub const MAX_STREAMS: usize = 1024;
 
 /// Most bytes that one stream holds unsent: what the link takes while the task that reads the local
-/// connection waits for its turn.
-pub const SEND_BUFFER: usize = 256 * 1024;
+/// connection waits for its turn. The data of four full records: a bulk transfer leaves nothing for a
+/// fifth that would hold a few bytes.
+pub const SEND_BUFFER: usize = 4 * whole::ROOM;
 
 /// Most bytes that all streams together hold unsent (a session without a link fills this), besides
 /// [`SEND_FLOOR`] for each.
@@ -171,6 +174,8 @@ pub struct Mux {
     /// Streams that a CREDIT frame is worth sending for.
     credits: BTreeSet<StreamId>,
     schedule: Schedule,
+    /// A little was sent between the bulk data of other streams.
+    urgent: bool,
     /// Streams whose program waits for [`MuxEvent::Writable`].
     blocked: BTreeSet<StreamId>,
     /// Bytes in all send buffers.
@@ -195,6 +200,7 @@ impl Mux {
             resets: BTreeMap::new(),
             credits: BTreeSet::new(),
             schedule: Schedule::default(),
+            urgent: false,
             blocked: BTreeSet::new(),
             unsent: 0,
             growth: GrowthBudget::new(flow::GROWTH_BUDGET),
@@ -242,24 +248,21 @@ impl Mux {
     /// [`MuxError::Full`] where they are more than [`writable`](Self::writable), [`MuxError::Reset`],
     /// [`MuxError::Finished`], [`MuxError::Unknown`], [`MuxError::Ended`].
     pub fn write(&mut self, id: StreamId, bytes: Bytes) -> Result<(), MuxError> {
-        let space = self.space(id);
-        let stream = match self.streams.get_mut(&id) {
-            Some(stream) => stream,
-            None if self.ended => return Err(MuxError::Ended),
-            None => return Err(MuxError::Unknown),
-        };
-        if let Receiving::Aborted(reason) = stream.receiving {
-            return Err(MuxError::Reset(reason));
-        }
-        if stream.sending != Sending::Open {
-            return Err(MuxError::Finished);
-        }
-        if bytes.len() > space {
-            self.blocked.insert(id);
-            return Err(MuxError::Full);
-        }
-        self.unsent += bytes.len();
+        let stream = self.take_for(id, bytes.len())?;
         stream.outgoing.push(bytes);
+        if stream.has_something() {
+            self.schedule.activate(id);
+        }
+        Ok(())
+    }
+
+    /// As [`write`](Self::write), of bytes that lie where their record will be: they are not copied.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn write_whole(&mut self, id: StreamId, piece: Whole) -> Result<(), MuxError> {
+        let stream = self.take_for(id, piece.payload().len())?;
+        stream.outgoing.push_whole(piece);
         if stream.has_something() {
             self.schedule.activate(id);
         }
@@ -351,6 +354,28 @@ impl Mux {
             }
         }
         size.min(limit)
+    }
+
+    /// The stream that takes so many bytes, which are counted.
+    fn take_for(&mut self, id: StreamId, count: usize) -> Result<&mut Stream, MuxError> {
+        let space = self.space(id);
+        let stream = match self.streams.get_mut(&id) {
+            Some(stream) => stream,
+            None if self.ended => return Err(MuxError::Ended),
+            None => return Err(MuxError::Unknown),
+        };
+        if let Receiving::Aborted(reason) = stream.receiving {
+            return Err(MuxError::Reset(reason));
+        }
+        if stream.sending != Sending::Open {
+            return Err(MuxError::Finished);
+        }
+        if count > space {
+            self.blocked.insert(id);
+            return Err(MuxError::Full);
+        }
+        self.unsent += count;
+        Ok(stream)
     }
 
     /// Bytes that the stream takes now.

@@ -7,17 +7,47 @@ use super::{
     frame::{self, OpenData},
 };
 
+/// What somebody types, or a program asks: no more than this at a time.
+const LITTLE: usize = 1024;
+
 impl Mux {
     /// Appends frames to `out` until it is `end` bytes long or there is nothing more to send: OPEN,
     /// RESET and CREDIT first, then the streams whose turn it is.
     ///
-    /// Payload is copied here, once, to where it will be sealed and sent from. (The place is known
-    /// before the bytes are: [`OpenData`] would let a socket be read straight into it.)
+    /// Payload is copied here, once, to where it will be sealed and sent from.
     pub fn fill(&mut self, out: &mut BytesMut, end: usize) {
         if self.fill_control(out, end) {
             self.fill_data(out, end);
         }
         self.wake_writers();
+    }
+
+    /// The next record where it is made already ([`Whole`](super::whole::Whole)): room for its header, and
+    /// a body of at most `limit` bytes. `None` where [`fill`](Self::fill) is to make it: there is something
+    /// more urgent, or the piece is too large for what the link or the peer takes now.
+    pub fn fill_whole(&mut self, limit: usize) -> Option<BytesMut> {
+        if !(self.opens.is_empty() && self.resets.is_empty() && self.credits.is_empty()) {
+            return None;
+        }
+        let (id, _) = self.schedule.turn()?;
+        let stream = self.streams.get_mut(&id)?;
+        let count = stream.outgoing.whole()?;
+        if count + frame::HEADER > limit || count > stream.sendable() {
+            return None;
+        }
+        let record = stream.outgoing.pop_whole()?.into_record(id);
+        stream.credit.take(count as u64);
+        let empty = !stream.has_something();
+        self.unsent -= count;
+        self.schedule.served(count, empty);
+        self.wake_writers();
+        Some(record)
+    }
+
+    /// Whether, since the last call, a stream sent a little while others had more to send: somebody types
+    /// beside a bulk transfer.
+    pub fn take_urgent(&mut self) -> bool {
+        std::mem::take(&mut self.urgent)
     }
 
     /// `false` when the record is full.
@@ -89,6 +119,7 @@ impl Mux {
                 continue;
             }
             let empty = stream.sendable() == 0;
+            self.urgent |= empty && (1..=LITTLE).contains(&count) && self.schedule.iter().nth(1).is_some();
             self.schedule.served(count, empty);
         }
         if let Some(last) = open {

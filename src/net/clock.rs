@@ -1,8 +1,12 @@
 //! The only place that reads clocks and draws random numbers; the cores get both as arguments.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    pin::Pin,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use rand::{TryRng, rngs::SysRng};
+use tokio::time::Sleep;
 
 /// The monotonic clock.
 #[expect(clippy::disallowed_methods, reason = "this is the driver's clock")]
@@ -41,6 +45,28 @@ pub fn seed() -> [u8; 32] {
     let mut seed = [0; 32];
     SysRng.try_fill_bytes(&mut seed).expect("the operating system gives random numbers");
     seed
+}
+
+/// A timer for a deadline that moves with every byte. It is set anew only where it would ring too late,
+/// because setting one costs a wake-up of the runtime; so it may ring too early.
+pub(crate) struct Alarm(Pin<Box<Sleep>>);
+
+impl Alarm {
+    /// Not set.
+    pub(crate) fn new() -> Self {
+        Alarm(Box::pin(tokio::time::sleep(Duration::ZERO)))
+    }
+
+    /// Waits until the deadline at most; for ever where there is none. To be asked again then.
+    pub(crate) async fn until(&mut self, deadline: Option<Instant>) {
+        let Some(deadline) = deadline.map(tokio::time::Instant::from_std) else {
+            return std::future::pending().await;
+        };
+        if self.0.is_elapsed() || deadline < self.0.deadline() {
+            self.0.as_mut().reset(deadline);
+        }
+        self.0.as_mut().await;
+    }
 }
 
 /// Waits until a core's next deadline; for ever where it has none.

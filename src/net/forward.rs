@@ -8,6 +8,7 @@
 //! | reads slowly | the window closes, on this stream only |
 
 use std::{
+    collections::VecDeque,
     future::Future,
     io,
     net::{Shutdown, SocketAddr},
@@ -15,7 +16,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest},
@@ -25,19 +25,31 @@ use tokio::{
 
 use super::{
     event::{Event, EventSource},
+    read_buffer::ReadBuffer,
     stream::Stream,
+    vectored,
 };
 use crate::{
     error::ConfigError,
     forward::{LocalRule, Service},
+    mux::SEND_BUFFER,
     wire::stream::{OpenRequest, ResetReason},
 };
 
-/// Size of the buffers that local connections are read into: two full records.
-const CHUNK: usize = 128 << 10;
+/// Size of the buffers that standard input is read into: what a stream takes.
+const CHUNK: usize = SEND_BUFFER;
+
+/// Size of the buffer for a local connection that says little.
+const SMALL: usize = 16 << 10;
 
 /// A buffer with less room is replaced: so keystrokes share one, and bulk data is read in large pieces.
-const LEAST_ROOM: usize = 32 << 10;
+const LEAST_ROOM: usize = 64 << 10;
+
+/// A connection that brings nothing for so long gives its buffers back.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// Most bytes taken from a stream at a time: what one write to the local connection carries.
+const HELD: usize = 256 << 10;
 
 /// A service that does not answer by then cannot be reached. A service in the host's own network
 /// answers in milliseconds; one repetition of the SYN comes after a second, another after three.
@@ -211,22 +223,34 @@ async fn failure(local: &TcpStream) -> io::Error {
     }
 }
 
-fn make_room(buffer: &mut BytesMut) {
-    if buffer.capacity() - buffer.len() < LEAST_ROOM {
-        buffer.reserve(CHUNK);
-    }
-}
-
 async fn copy_up(local: &TcpStream, stream: &Stream) -> Result<(), Broken> {
-    let mut buffer = BytesMut::new();
+    // What says little gets a small buffer; what fills it is read into whole records, until it stops to.
+    let mut small = Vec::new();
+    let mut bulk = false;
     loop {
         // Nothing is read that cannot be passed on: this is where a full session stops a program.
-        stream.writable().await.map_err(Broken::Remote)?;
-        local.readable().await.map_err(Broken::Local)?;
-        make_room(&mut buffer);
-        match local.try_read_buf(&mut buffer) {
+        let room = stream.writable().await.map_err(Broken::Remote)?;
+        match tokio::time::timeout(IDLE, local.readable()).await {
+            Ok(result) => result.map_err(Broken::Local)?,
+            Err(_) => {
+                small = Vec::new();
+                continue;
+            }
+        }
+        let read = if bulk {
+            stream.try_read_from(local, room)
+        } else {
+            small.resize(SMALL, 0);
+            let length = room.min(SMALL);
+            let read = local.try_read(&mut small[..length]);
+            if let Ok(count @ 1..) = read {
+                stream.write_now(&small[..count]);
+            }
+            read
+        };
+        match read {
             Ok(0) => return Ok(()),
-            Ok(_) => stream.write_all_of(buffer.split().freeze()).await.map_err(Broken::Remote)?,
+            Ok(count) => bulk = count >= SMALL,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(Broken::Local(error)),
         }
@@ -234,10 +258,15 @@ async fn copy_up(local: &TcpStream, stream: &Stream) -> Result<(), Broken> {
 }
 
 async fn copy_down(stream: &Stream, local: &TcpStream) -> Result<(), Broken> {
-    while let Some(mut chunk) = stream.next_chunk().await.map_err(Broken::Remote)? {
-        while !chunk.is_empty() {
-            match local.try_write(&chunk) {
-                Ok(written) => drop::<Bytes>(chunk.split_to(written)),
+    let mut pieces = VecDeque::new();
+    loop {
+        stream.next_pieces(&mut pieces, HELD).await.map_err(Broken::Remote)?;
+        if pieces.is_empty() {
+            return Ok(());
+        }
+        while !pieces.is_empty() {
+            match vectored::try_write(local, &mut pieces) {
+                Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     local.writable().await.map_err(Broken::Local)?;
                 }
@@ -245,7 +274,6 @@ async fn copy_down(stream: &Stream, local: &TcpStream) -> Result<(), Broken> {
             }
         }
     }
-    Ok(())
 }
 
 /// Copies between a stream and a pair of pipes, as standard input and output are. The end of `input`
@@ -260,15 +288,14 @@ where
 {
     let stream = Arc::new(stream);
     let up = async {
-        let mut buffer = BytesMut::new();
+        let mut buffer = ReadBuffer::new(CHUNK, LEAST_ROOM);
         loop {
             stream.writable().await?;
-            make_room(&mut buffer);
             // An input that fails has ended, for all that the other side can be told.
-            if input.read_buf(&mut buffer).await.unwrap_or(0) == 0 {
+            if input.read_buf(buffer.room()).await.unwrap_or(0) == 0 {
                 break;
             }
-            stream.write_all_of(buffer.split().freeze()).await?;
+            stream.write_all_of(buffer.take()).await?;
         }
         stream.finish();
         Ok::<(), ResetReason>(())

@@ -1,38 +1,28 @@
 //! One TCP connection under a session: its options, and what is on its way into it.
 
-use std::{
-    collections::VecDeque,
-    io::{self, IoSlice},
-    time::Duration,
-};
+use std::{collections::VecDeque, io, time::Duration};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
+use super::{read_buffer::ReadBuffer, vectored};
+
 /// Size of a receive buffer: a few full records, so that a fast link costs few system calls. What is cut
-/// out of it lives on until it is read, so a buffer is used up once and then replaced.
-const READ: usize = 256 << 10;
+/// out of it keeps all of it alive, which is why it is not larger.
+const READ: usize = 512 << 10;
 
-/// A buffer with less room than a full record is replaced: reading into the last few bytes of one costs
-/// as much as reading a whole record.
-const LEAST_ROOM: usize = (64 << 10) + 64;
+/// A buffer with less room than two full records is replaced: the part of a record that is at its end
+/// is copied then, a twelfth of all on the average.
+const LEAST_ROOM: usize = 128 << 10;
 
-/// Unsent bytes in the kernel above which the socket takes no more. What is sent next is decided when
-/// the socket can take it: a keystroke waits behind this much and no more, whatever the size of the
-/// send buffer.
-const NOT_SENT: u32 = 128 << 10;
+/// Most records taken from the session at a time, bytes: two full ones.
+const BATCH: usize = 128 << 10;
 
 /// The kernel resets a link by itself whose data is not acknowledged for so many times the silence after
 /// which the session holds it for dead. The session comes first where it can, because it knows when a
 /// machine slept; this is for what it has closed, which would go on repeating for a quarter of an hour.
 const USER_TIMEOUT: u32 = 2;
-
-/// Records taken from the session at a time: as much as the socket is going to take at once.
-const BATCH: usize = 256 << 10;
-
-/// Records of one `writev`.
-const SLICES: usize = 32;
 
 /// Sets a link's options. Without them it works, only less well.
 pub(super) fn prepare(stream: &TcpStream) {
@@ -40,9 +30,29 @@ pub(super) fn prepare(stream: &TcpStream) {
     if let Err(error) = socket.set_tcp_nodelay(true) {
         tracing::debug!(%error, "link without NODELAY");
     }
-    #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
-    if let Err(error) = socket.set_tcp_notsent_lowat(NOT_SENT) {
-        tracing::debug!(%error, "link without TCP_NOTSENT_LOWAT");
+}
+
+/// Unsent bytes in the kernel above which the socket takes no more: as many as were set last. What is
+/// sent next is decided when the socket can take it: a keystroke waits behind this much and no more,
+/// whatever the size of the send buffer.
+#[derive(Debug, Default)]
+pub(super) struct NotSent(usize);
+
+impl NotSent {
+    /// Follows what the session wants to give the socket at a time: where that has moved by so much that
+    /// it is worth a system call.
+    pub(super) fn follow(&mut self, stream: &TcpStream, batch: usize) {
+        let batch = batch.min(BATCH);
+        if batch <= self.0 && batch > self.0 / 2 || batch > self.0 && batch < self.0 + self.0 / 4 {
+            return;
+        }
+        self.0 = batch;
+        #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+        if let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(batch as u32) {
+            tracing::debug!(%error, "link without TCP_NOTSENT_LOWAT");
+        }
+        #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+        let _ = stream;
     }
 }
 
@@ -79,11 +89,9 @@ pub(super) fn words(error: &io::Error) -> String {
     }
 }
 
-/// Makes room for the next read.
-pub(super) fn make_room(buffer: &mut BytesMut) {
-    if buffer.capacity() - buffer.len() < LEAST_ROOM {
-        buffer.reserve(READ);
-    }
+/// What a link's bytes are read into, beginning with those that came behind its handshake.
+pub(super) fn inbox(surplus: BytesMut) -> ReadBuffer {
+    ReadBuffer::new(READ, LEAST_ROOM).holding(surplus)
 }
 
 /// Writes a link's last words, if the socket takes them at once.
@@ -102,15 +110,15 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// Takes records from the session up to a batch. Those of another link are dropped, also one that
+    /// Takes records from the session up to `batch` bytes. Those of another link are dropped, also one that
     /// was sent in part: what counts of them the session sends again.
-    pub(super) fn fill(&mut self, epoch: Option<u32>, mut next: impl FnMut() -> Option<Bytes>) {
+    pub(super) fn fill(&mut self, epoch: Option<u32>, batch: usize, mut next: impl FnMut() -> Option<Bytes>) {
         if self.epoch != epoch {
             self.epoch = epoch;
             self.records.clear();
             self.length = 0;
         }
-        while self.epoch.is_some() && self.length < BATCH {
+        while self.epoch.is_some() && self.length < batch.min(BATCH) {
             let Some(record) = next() else { break };
             self.length += record.len();
             self.records.push_back(record);
@@ -122,42 +130,18 @@ impl Outbox {
         self.records.is_empty()
     }
 
-    /// Writes what the socket takes; `false` once it takes no more.
+    /// Writes what the socket takes now; `false` where it takes nothing. What it leaves is written
+    /// together with what follows: a small rest alone would cost as much as a full batch.
     ///
     /// # Errors
     /// The connection failed.
     pub(super) fn write(&mut self, stream: &TcpStream) -> io::Result<bool> {
-        while !self.records.is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let mut count = 0;
-            for (slice, record) in slices.iter_mut().zip(&self.records) {
-                *slice = IoSlice::new(record);
-                count += 1;
-            }
-            match stream.try_write_vectored(slices.get(..count).unwrap_or_default()) {
-                Ok(written) => self.written(written),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(error),
-            }
-            // A half empty batch is filled up again rather than finished: what is most urgent by now
-            // goes next.
-            if self.length < BATCH / 2 {
-                break;
-            }
+        match vectored::try_write(stream, &mut self.records) {
+            Ok(written) => self.length -= written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) => return Err(error),
         }
         Ok(true)
-    }
-
-    fn written(&mut self, mut count: usize) {
-        self.length -= count;
-        while let Some(first) = self.records.front_mut() {
-            if first.len() > count {
-                first.advance(count);
-                return;
-            }
-            count -= first.len();
-            self.records.pop_front();
-        }
     }
 }
 
@@ -184,7 +168,7 @@ mod tests {
         let mut waiting = records.into_iter();
         let mut outbox = Outbox::default();
         loop {
-            outbox.fill(Some(1), || waiting.next());
+            outbox.fill(Some(1), BATCH, || waiting.next());
             if outbox.is_empty() {
                 break;
             }
@@ -213,11 +197,11 @@ mod tests {
     fn records_of_an_old_link_are_dropped() {
         let mut outbox = Outbox::default();
         let mut once = Some(Bytes::from_static(b"old"));
-        outbox.fill(Some(1), || once.take());
+        outbox.fill(Some(1), BATCH, || once.take());
         assert!(!outbox.is_empty());
-        outbox.fill(None, || panic!("nothing is taken without a link"));
+        outbox.fill(None, BATCH, || panic!("nothing is taken without a link"));
         assert!(outbox.is_empty());
-        outbox.fill(Some(2), || None);
+        outbox.fill(Some(2), BATCH, || None);
         assert!(outbox.is_empty());
     }
 }

@@ -31,6 +31,7 @@ mod limits;
 mod link;
 mod owner;
 mod ports;
+mod read_buffer;
 mod server;
 mod setup;
 mod status;
@@ -38,6 +39,7 @@ mod stream;
 mod tcp_datagrams;
 mod tunnel;
 mod udp;
+mod vectored;
 mod watch;
 
 pub use self::{

@@ -1,8 +1,9 @@
 //! A stream: one forwarded connection, as a program reads and writes it.
 
 use std::{
+    collections::VecDeque,
     future::poll_fn,
-    io,
+    io::{self, IoSliceMut},
     pin::Pin,
     sync::{
         Arc,
@@ -12,10 +13,17 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
 
 use super::tunnel::Tunnel;
-use crate::{mux::StreamId, secure::PublicKey, wire::stream::ResetReason};
+use crate::{
+    mux::{StreamId, whole::ROOM},
+    secure::PublicKey,
+    wire::stream::ResetReason,
+};
 
 /// Largest piece that one write hands to the session.
 const PIECE: usize = 64 << 10;
@@ -83,6 +91,19 @@ impl Stream {
         poll_fn(|context| self.poll_chunk(context)).await
     }
 
+    /// Waits for bytes and takes what is there, up to about `most` bytes. Nothing at the end.
+    pub(super) async fn next_pieces(
+        &self,
+        pieces: &mut VecDeque<Bytes>,
+        most: usize,
+    ) -> Result<(), ResetReason> {
+        if let Some(first) = self.next_chunk().await? {
+            pieces.push_back(first);
+            self.tunnel.read_more(self.id, pieces, most);
+        }
+        Ok(())
+    }
+
     /// [`write_chunk`](Self::write_chunk) for whoever reads and writes at the same time.
     pub(super) async fn write_all_of(&self, mut bytes: Bytes) -> Result<(), ResetReason> {
         while !bytes.is_empty() {
@@ -92,9 +113,31 @@ impl Stream {
         Ok(())
     }
 
-    /// Waits until something can be written.
-    pub(super) async fn writable(&self) -> Result<(), ResetReason> {
-        poll_fn(|context| self.tunnel.poll_writable(self.id, context)).await.map(drop)
+    /// Waits until something can be written: how many bytes.
+    pub(super) async fn writable(&self) -> Result<usize, ResetReason> {
+        poll_fn(|context| self.tunnel.poll_writable(self.id, context)).await
+    }
+
+    /// Appends bytes that [`writable`](Self::writable) has room for.
+    pub(super) fn write_now(&self, bytes: &[u8]) {
+        self.tunnel.write(self.id, Bytes::copy_from_slice(bytes));
+    }
+
+    /// Reads what `local` has, at most `room` bytes, straight into the records that will carry it.
+    ///
+    /// # Errors
+    /// As [`TcpStream::try_read_vectored`].
+    pub(super) fn try_read_from(&self, local: &TcpStream, mut room: usize) -> io::Result<usize> {
+        let mut pieces = self.tunnel.wholes(room.div_ceil(ROOM));
+        let mut slices: Vec<_> = Vec::with_capacity(pieces.len());
+        for piece in &mut pieces {
+            let length = room.min(ROOM);
+            room -= length;
+            slices.push(IoSliceMut::new(piece.space().split_at_mut(length).0));
+        }
+        let result = local.try_read_vectored(&mut slices);
+        self.tunnel.write_wholes(self.id, pieces, result.as_ref().map_or(0, |&count| count));
+        result
     }
 
     /// Ends this side's direction.

@@ -13,7 +13,7 @@
 mod state;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     io,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -32,12 +32,17 @@ use super::{
     clock,
     event::{Event, EventSource},
     lan,
-    link::{Outbox, UserTimeout, make_room, prepare, send_last, words},
+    link::{Outbox, inbox, prepare, send_last, words},
+    read_buffer::ReadBuffer,
     stream::Stream,
 };
 use crate::{
     endpoint::{Input, PeerId},
-    mux::{MuxError, StreamId},
+    mux::{
+        MuxError, StreamId,
+        buffer::LARGE,
+        whole::{ROOM, Whole},
+    },
     secure::{EpochKeys, EstablishedLink, PublicKey},
     session::{LinkError, SessionConfig, SessionStats},
     wire::{
@@ -45,6 +50,9 @@ use crate::{
         stream::{OpenRequest, ResetReason},
     },
 };
+
+/// A link that brings nothing for so long gives its buffers back.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// A session that is carried over whatever link there is.
 pub(crate) struct Tunnel {
@@ -127,9 +135,8 @@ impl Tunnel {
                 prepare(&stream);
                 let early =
                     if surplus.is_empty() { Ok(()) } else { state.session.handle_input(now, &mut surplus) };
-                let reading = tokio::spawn(self.clone().read_link(stream.clone(), epoch, surplus));
-                let (reading, user_timeout) = (reading.abort_handle(), UserTimeout::default());
-                state.link = Some(Link { epoch, stream, reading, user_timeout });
+                let reading = tokio::spawn(self.clone().read_link(stream.clone(), epoch, inbox(surplus)));
+                state.link = Some(Link::new(epoch, stream, reading.abort_handle()));
                 early.map_err(|error| error.to_string())
             }
             None => Err("closed by the other side".into()),
@@ -280,6 +287,20 @@ impl Tunnel {
         read
     }
 
+    /// Appends to `pieces` what more of a stream is there already, up to about `most` bytes in all.
+    pub(super) fn read_more(&self, id: StreamId, pieces: &mut VecDeque<Bytes>, most: usize) {
+        let mut state = self.lock();
+        let now = clock::now();
+        let mut held: usize = pieces.iter().map(Bytes::len).sum();
+        while held < most
+            && let Some(piece) = state.session.read(now, id)
+        {
+            held += piece.len();
+            pieces.push_back(piece);
+        }
+        self.settle(state);
+    }
+
     /// Room for this many bytes, at least one.
     pub(super) fn poll_writable(
         &self,
@@ -298,6 +319,41 @@ impl Tunnel {
         let mut state = self.lock();
         if let Err(error) = state.session.write(id, bytes) {
             tracing::trace!(?id, %error, "not written");
+        }
+        self.settle(state);
+        self.work.notify_one();
+    }
+
+    /// Room for `count` pieces of [`ROOM`](crate::mux::whole::ROOM) bytes that need not be copied.
+    pub(super) fn wholes(&self, count: usize) -> Vec<Whole> {
+        let mut state = self.lock();
+        (0..count).map(|_| state.session.whole()).collect()
+    }
+
+    /// Appends the first `count` bytes of the pieces to a stream, as [`write`](Self::write) does, and takes
+    /// the rest of the pieces back.
+    pub(super) fn write_wholes(&self, id: StreamId, pieces: Vec<Whole>, mut count: usize) {
+        let mut state = self.lock();
+        for mut piece in pieces {
+            let length = count.min(ROOM);
+            count -= length;
+            piece.truncate(length);
+            let result = match length {
+                0 => {
+                    state.session.give_back(piece);
+                    Ok(())
+                }
+                LARGE.. => state.session.write_whole(id, piece),
+                // A large buffer is not held for a few bytes.
+                _ => {
+                    let bytes = Bytes::copy_from_slice(piece.payload());
+                    state.session.give_back(piece);
+                    state.session.write(id, bytes)
+                }
+            };
+            if let Err(error) = result {
+                tracing::trace!(?id, %error, "not written");
+            }
         }
         self.settle(state);
         self.work.notify_one();
@@ -332,7 +388,7 @@ impl Tunnel {
 
     /// Writes to the link and keeps the session's deadlines, until the session ends.
     async fn drive(self: Arc<Self>) {
-        let mut outbox = Outbox::default();
+        let (mut outbox, mut alarm) = (Outbox::default(), clock::Alarm::new());
         loop {
             let now = clock::now();
             let (link, deadline, failed) = {
@@ -341,9 +397,11 @@ impl Tunnel {
                     return;
                 }
                 let failed = state.handle_timeout(now);
-                state.follow_limit();
+                state.follow_session();
                 let link = state.link.as_ref().map(|link| (link.epoch, link.stream.clone()));
-                outbox.fill(link.as_ref().map(|(epoch, _)| *epoch), || state.session.poll_transmit(now));
+                let epoch = link.as_ref().map(|(epoch, _)| *epoch);
+                let batch = state.session.batch();
+                outbox.fill(epoch, batch, || state.session.poll_transmit(now));
                 let deadline = state.poll_timeout(now);
                 self.settle(state);
                 (link, deadline, failed)
@@ -355,7 +413,7 @@ impl Tunnel {
             let Some((epoch, stream)) = link.filter(|_| !outbox.is_empty()) else {
                 tokio::select! {
                     () = self.work.notified() => {}
-                    () = clock::until(deadline) => {}
+                    () = alarm.until(deadline) => {}
                 }
                 continue;
             };
@@ -363,7 +421,7 @@ impl Tunnel {
                 Ok(false) => tokio::select! {
                     result = stream.writable() => result,
                     () = self.changed.notified() => Ok(()),
-                    () = clock::until(deadline) => Ok(()),
+                    () = alarm.until(deadline) => Ok(()),
                 },
                 result => result.map(drop),
             };
@@ -374,18 +432,24 @@ impl Tunnel {
     }
 
     /// Reads a link until it ends.
-    async fn read_link(self: Arc<Self>, stream: Arc<TcpStream>, epoch: u32, mut buffer: BytesMut) {
+    async fn read_link(self: Arc<Self>, stream: Arc<TcpStream>, epoch: u32, mut inbox: ReadBuffer) {
         let why = loop {
-            if let Err(error) = stream.readable().await {
-                break words(&error);
+            match tokio::time::timeout(IDLE, stream.readable()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => break words(&error),
+                Err(_) => {
+                    inbox.rest();
+                    continue;
+                }
             }
-            make_room(&mut buffer);
-            match stream.try_read_buf(&mut buffer) {
+            match stream.try_read_buf(inbox.room()) {
                 Ok(0) => break "closed by the other side".into(),
                 Ok(_) => {
-                    if let Err(error) = self.received(epoch, &stream, &mut buffer) {
+                    if let Err(error) = self.received(epoch, &stream, inbox.bytes()) {
                         break error.to_string();
                     }
+                    // What came is passed on before more is read: it is warm, and its buffer is free again.
+                    tokio::task::yield_now().await;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => break words(&error),

@@ -68,50 +68,62 @@ impl Budget {
 }
 
 /// Whether `target` may be opened to as the peer's public address. Never a multicast, broadcast or
-/// unspecified address; loopback, private, shared (100.64/10), link-local and unique local ones only
+/// unspecified address, nor one in which another is wrapped (IPv4-mapped, NAT64, 6to4, Teredo): whose it is
+/// nobody could say. Loopback, private, shared (100.64/10), link-local and unique local ones only
 /// when `server`, the rendezvous server as configured, was reached at such an address itself (a lab, a
 /// demo, a network of one's own): otherwise a peer could have us knock at doors inside our own network.
 pub fn may_open_to(target: IpAddr, server: IpAddr) -> bool {
     match reach(target) {
         Reach::Nowhere => false,
         Reach::Public => true,
-        Reach::Local => reach(server) == Reach::Local,
+        Reach::Local | Reach::Here => matches!(reach(server.to_canonical()), Reach::Local | Reach::Here),
     }
 }
 
-/// Whether `target` may be tried as the peer's address inside a LAN, by a plain connect: a local address,
-/// where the server is not on this very machine (there the punch itself stays inside).
+/// Whether `target` may be tried as the peer's address inside a LAN, by a plain connect: a private, shared or
+/// unique local address, where the server is not on this very machine (there the punch itself stays inside).
+/// Not a link-local one: nobody names theirs, and 169.254.169.254 is where clouds tell a machine its secrets.
 pub fn may_connect_in_lan(target: SocketAddr, server: IpAddr) -> bool {
-    let local = reach(target.ip()) == Reach::Local && !target.ip().to_canonical().is_loopback();
-    local && target.port() != 0 && !server.to_canonical().is_loopback()
+    let private = match target.ip() {
+        IpAddr::V4(a) => !a.is_link_local(),
+        IpAddr::V6(a) => !a.is_unicast_link_local(),
+    };
+    let local = reach(target.ip()) == Reach::Local && private;
+    local && target.port() != 0 && reach(server.to_canonical()) != Reach::Here
 }
 
 #[derive(PartialEq)]
 enum Reach {
     Public,
     Local,
+    /// This machine.
+    Here,
     Nowhere,
 }
 
 fn reach(address: IpAddr) -> Reach {
-    let (nowhere, local) = match address.to_canonical() {
+    let (here, local, public) = match address {
         IpAddr::V4(a) => {
-            let [first, second, ..] = a.octets();
+            let [first, second, third, _] = a.octets();
             let shared = first == 100 && second & 0xc0 == 64;
-            (
-                first == 0 || first >= 240 || a.is_multicast(),
-                a.is_loopback() || a.is_private() || a.is_link_local() || shared,
-            )
+            // Networks under test: some VPN programs use them inside the machine.
+            let bench = first == 198 && second & 0xfe == 18;
+            let protocols = (first, second, third) == (192, 0, 0);
+            let public = first != 0 && first < 224 && !protocols;
+            (a.is_loopback(), a.is_private() || a.is_link_local() || shared || bench, public)
         }
-        IpAddr::V6(a) => (
-            a.is_unspecified() || a.is_multicast(),
-            a.is_loopback() || a.is_unique_local() || a.is_unicast_link_local(),
-        ),
+        IpAddr::V6(a) => {
+            let [first, second, ..] = a.segments();
+            let wraps = first == 0x2002 || (first, second) == (0x2001, 0);
+            let public = first & 0xe000 == 0x2000 && !wraps;
+            (a.is_loopback(), a.is_unique_local() || a.is_unicast_link_local(), public)
+        }
     };
-    match (nowhere, local) {
-        (true, _) => Reach::Nowhere,
-        (_, true) => Reach::Local,
-        _ => Reach::Public,
+    match () {
+        () if here => Reach::Here,
+        () if local => Reach::Local,
+        () if public => Reach::Public,
+        () => Reach::Nowhere,
     }
 }
 
@@ -130,13 +142,61 @@ mod tests {
             assert!(!may(target, "93.184.216.34"), "{target}");
             assert!(may(target, "10.9.9.9"), "{target}");
         }
-        for target in ["0.0.0.0", "255.255.255.255", "224.0.0.1", "::", "ff02::1", "240.0.0.1"] {
-            assert!(!may(target, "10.9.9.9"), "{target}");
+        let nowhere = [
+            "0.0.0.0",
+            "0.1.2.3",
+            "255.255.255.255",
+            "224.0.0.1",
+            "239.255.255.250",
+            "240.0.0.1",
+            "192.0.0.170",
+        ];
+        let nowhere6 = ["::", "ff02::1", "ff0e::1", "fec0::1", "100::1"];
+        // Others inside: IPv4-mapped, IPv4-compatible, NAT64, 6to4, Teredo.
+        let wrapped = [
+            "::ffff:10.0.0.1",
+            "::ffff:93.184.216.34",
+            "::93.184.216.34",
+            "64:ff9b::10.0.0.1",
+            "64:ff9b:1::10.0.0.1",
+            "2002:a00:1::1",
+            "2001:0:53aa:64c::1",
+        ];
+        for target in nowhere.iter().chain(&nowhere6).chain(&wrapped) {
+            assert!(!may(target, "10.9.9.9") && !may(target, "93.184.216.34"), "{target}");
         }
         assert!(may("93.184.216.34", "93.184.216.35"));
         assert!(may("93.184.216.34", "10.0.0.1"));
         assert!(may("2606:2800::1", "2606:2800::2"));
-        assert!(!may("::ffff:10.0.0.1", "93.184.216.34"), "a mapped address is what it maps");
+        assert!(may("10.0.0.1", "::ffff:10.9.9.9"), "a server's mapped address is what it maps");
+    }
+
+    #[test]
+    fn as_a_lan_address_only_private_ones_are_tried() {
+        let may =
+            |target: &str, server: &str| may_connect_in_lan(target.parse().unwrap(), server.parse().unwrap());
+        for target in
+            ["192.168.1.2:22000", "10.0.0.1:22000", "172.16.0.1:22000", "100.64.0.9:22000", "[fd00::1]:22000"]
+        {
+            assert!(may(target, "93.184.216.34") && may(target, "192.168.1.1"), "{target}");
+            assert!(!may(target, "127.0.0.1") && !may(target, "::1"), "{target}");
+        }
+        for target in [
+            "93.184.216.34:22000",
+            "127.0.0.1:22000",
+            "[::1]:22000",
+            "192.168.1.2:0",
+            "169.254.169.254:80",
+            "[fe80::1]:22000",
+            "224.0.0.251:5353",
+            "255.255.255.255:9",
+            "0.0.0.0:9",
+            "[ff02::1]:9",
+            "[::ffff:192.168.1.2]:22000",
+            "[2606:2800::1]:22000",
+        ] {
+            assert!(!may(target, "93.184.216.34"), "{target}");
+        }
     }
 
     #[test]

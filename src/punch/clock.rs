@@ -4,11 +4,13 @@
 //! knows when it left, when the answer came and how long the responder held it. "The instant is d after
 //! you received ping n" then means the same moment to both, up to half the difference between the two
 //! ways of that ping: at most half its round trip, and usually far less, as the ping with the shortest
-//! round trip is taken. Offsets and readings of the two clocks never matter, only that both run at the
+//! round trip is taken. A ping has a nonce beside its number, which the answer names: a ping that went to one
+//! address alone is answered by whoever receives there, or by nobody. Offsets and readings of the two clocks never matter, only that both run at the
 //! same speed for a minute (50 ppm: 3 ms).
 
 use std::{
     collections::VecDeque,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -34,11 +36,30 @@ const FURTHEST: Duration = Duration::from_secs(61);
 pub struct ClockFilter {
     /// Number of the latest ping.
     latest: u32,
-    /// Pings without an answer yet: number and time of sending; at most [`LOGGED`].
-    waiting: VecDeque<(u32, Instant)>,
+    /// Pings without an answer yet; at most [`LOGGED`].
+    waiting: VecDeque<Waiting>,
     /// The last [`SAMPLES`] answered ones.
     samples: VecDeque<Sample>,
     smoothed: Option<Smoothed>,
+}
+
+/// A ping without an answer.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    number: u32,
+    nonce: u64,
+    /// Where it went, if it went to one address alone.
+    to: Option<SocketAddr>,
+    sent_at: Instant,
+}
+
+/// What an answer showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answered {
+    /// Round trip.
+    pub rtt: Duration,
+    /// The other side receives at this address: its ping went there and nowhere else.
+    pub proved: Option<SocketAddr>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -61,23 +82,32 @@ impl ClockFilter {
         Self::default()
     }
 
-    /// A ping is sent now: its number, from 1.
-    pub fn ping(&mut self, now: Instant) -> u32 {
+    /// A ping is sent now, to that address alone or (`None`) over several paths: its number, from 1. Nobody
+    /// can guess the `nonce`.
+    pub fn ping(&mut self, now: Instant, nonce: u64, to: Option<SocketAddr>) -> u32 {
         self.latest = self.latest.saturating_add(1);
         if self.waiting.len() == LOGGED {
             self.waiting.pop_front();
         }
-        self.waiting.push_back((self.latest, now));
+        self.waiting.push_back(Waiting { number: self.latest, nonce, to, sent_at: now });
         self.latest
     }
 
-    /// The answer to a ping came now, which the other side held for `held_us` microseconds: the round
-    /// trip. `None` for a number that does not wait for an answer (any more), or a holding time that
-    /// cannot be.
-    pub fn pong(&mut self, now: Instant, number: u32, held_us: u32) -> Option<Duration> {
-        let at = self.waiting.iter().position(|&(waiting, _)| waiting == number)?;
-        let (_, sent_at) = self.waiting.remove(at)?;
-        self.sample(number, sent_at, now, held_us)
+    /// The answer to a ping came now, from that address or (`None`) through the server, which the other side
+    /// held for `held_us` microseconds. `None` for a nonce that does not wait for an answer (any more), an
+    /// answer from elsewhere than the one address that the ping went to, or a holding time that cannot be.
+    pub fn pong(
+        &mut self,
+        now: Instant,
+        nonce: u64,
+        from: Option<SocketAddr>,
+        held_us: u32,
+    ) -> Option<Answered> {
+        let from_there = |w: &Waiting| w.nonce == nonce && (w.to.is_none() || w.to == from);
+        let at = self.waiting.iter().position(from_there)?;
+        let Waiting { number, to, sent_at, .. } = self.waiting.remove(at)?;
+        let rtt = self.sample(number, sent_at, now, held_us)?;
+        Some(Answered { rtt, proved: to })
     }
 
     /// Smoothed round trip and its mean deviation (RFC 6298), of the pings since the path changed.
@@ -170,6 +200,10 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
+    fn at(port: u16) -> Option<SocketAddr> {
+        Some(SocketAddr::from(([203, 0, 113, 1], port)))
+    }
+
     /// Two clocks hours apart, `pings` pings over a path with the given one-way delays plus jitter: how
     /// far apart the two sides' idea of the agreed instant is, in the true time that only the test knows.
     fn error(pings: u32, there: Duration, back: Duration, jitter: (u64, u64), offset: Duration) -> Duration {
@@ -180,12 +214,12 @@ mod tests {
         let (mut filter, mut log) = (ClockFilter::new(), PingLog::new());
         let mut jitter = || Duration::from_micros(dice.below(jitter_ms * 1000 + 1));
         for _ in 0..pings {
-            let number = filter.ping(truth);
+            let number = filter.ping(truth, 7, None);
             let arrived = truth + there + jitter();
             log.received(arrived + offset, number);
             let held = 2 * MS;
             let answered = arrived + held + back + jitter();
-            filter.pong(answered, number, held.as_micros() as u32).unwrap();
+            filter.pong(answered, 7, None, held.as_micros() as u32).unwrap();
             truth = answered + 20 * MS;
         }
         let instant = truth + 300 * MS;
@@ -219,10 +253,10 @@ mod tests {
     fn what_cannot_be_is_refused() {
         let t = start();
         let mut filter = ClockFilter::new();
-        let number = filter.ping(t);
-        assert_eq!(filter.pong(t + MS, number + 1, 0), None, "never sent");
-        assert_eq!(filter.pong(t + MS, number, 2_000), None, "held longer than it was away");
-        assert_eq!(filter.pong(t + MS, number, 0), None, "answered already");
+        let number = filter.ping(t, 7, None);
+        assert_eq!(filter.pong(t + MS, number.into(), None, 0), None, "never sent");
+        assert_eq!(filter.pong(t + MS, 7, None, 2_000), None, "held longer than it was away");
+        assert_eq!(filter.pong(t + MS, 7, None, 0), None, "answered already");
         assert_eq!(filter.smoothed(), None);
         let mut log = PingLog::new();
         log.received(t, 5);
@@ -233,20 +267,34 @@ mod tests {
     }
 
     #[test]
+    fn a_pong_from_another_address_than_its_ping_went_to_proves_nothing() {
+        let t = start();
+        let mut filter = ClockFilter::new();
+        filter.ping(t, 7, at(1));
+        for from in [at(2), None] {
+            assert_eq!(filter.pong(t + MS, 7, from, 0), None);
+        }
+        assert_eq!(filter.pong(t + MS, 7, at(1), 0), Some(Answered { rtt: MS, proved: at(1) }));
+        // One that went everywhere says how long the path is, and nothing about any address.
+        filter.ping(t, 8, None);
+        assert_eq!(filter.pong(t + MS, 8, at(2), 0), Some(Answered { rtt: MS, proved: None }));
+    }
+
+    #[test]
     fn samples_age_and_both_sides_forget_alike() {
         let t = start();
         let mut filter = ClockFilter::new();
-        let first = filter.ping(t);
-        filter.pong(t + 10 * MS, first, 0);
+        let first = filter.ping(t, 7, None);
+        filter.pong(t + 10 * MS, 7, None, 0);
         assert_eq!(filter.shortest(t + 59_000 * MS), Some(10 * MS));
         assert_eq!(filter.shortest(t + 61_000 * MS), None);
         let mut log = PingLog::new();
         log.received(t, first);
         for _ in 0..63 {
-            log.received(t, filter.ping(t));
+            log.received(t, filter.ping(t, 8, None));
         }
         assert!(filter.name(t, t + MS * 20).is_some_and(|(n, us)| log.resolve(n, us).is_some()));
-        log.received(t, filter.ping(t));
+        log.received(t, filter.ping(t, 8, None));
         assert_eq!(filter.name(t, t + MS * 20), None);
         assert_eq!(log.resolve(first, 0), None);
         assert_eq!(log.received.len(), LOGGED);
@@ -260,8 +308,8 @@ mod tests {
             if path_changed {
                 filter.path_changed();
             }
-            let number = filter.ping(t);
-            filter.pong(t + MS * rtt, number, 0);
+            filter.ping(t, 7, None);
+            filter.pong(t + MS * rtt, 7, None, 0);
         }
         assert_eq!(filter.smoothed(), Some((40 * MS, 40 * MS / 64)));
     }

@@ -12,7 +12,9 @@
 //! A *ping* goes out and its *pong* comes back by the same path: only that shows that both ways are open.
 //! Datagrams that merely arrive show one way, as behind a NAT with another port for each destination, so
 //! in CHECKING they only make their source a candidate that is asked at once. A confirmed path follows
-//! the newest authentic datagram (the peer roamed: its old address is dead), and is then asked at once.
+//! the newest authentic datagram (the peer roamed: its old address is dead), is then asked at once, and does
+//! not carry alone what is said until it has answered: somebody on the way could have sent the datagram on
+//! from elsewhere.
 //!
 //! **After every `handle_*`, drain [`Hole::poll_ping`] until it answers `None`; then wait until
 //! [`Hole::poll_timeout`].**
@@ -56,8 +58,19 @@ pub struct Hole {
 
 #[derive(Debug)]
 enum State {
-    Checking { began: Instant, rung: usize, next: Instant },
-    Direct { remote: SocketAddr, last_ping: Instant, unanswered: usize, next: Instant },
+    Checking {
+        began: Instant,
+        rung: usize,
+        next: Instant,
+    },
+    Direct {
+        remote: SocketAddr,
+        /// It has answered a ping.
+        answered: bool,
+        last_ping: Instant,
+        unanswered: usize,
+        next: Instant,
+    },
 }
 
 impl Hole {
@@ -96,6 +109,11 @@ impl Hole {
         }
     }
 
+    /// The path has answered since it moved.
+    pub fn has_answered(&self) -> bool {
+        matches!(self.state, State::Direct { answered: true, .. })
+    }
+
     /// An authentic datagram of the peer came directly from `from`; `newest` if none with a higher
     /// counter came before (one that came through the server may have overtaken it, which matters only
     /// to a confirmed path).
@@ -112,16 +130,18 @@ impl Hole {
                 self.add(from);
                 self.ask(now, from);
                 let next = now + patience(0);
-                self.state = State::Direct { remote: from, last_ping: now, unanswered: 1, next };
+                self.state =
+                    State::Direct { remote: from, answered: false, last_ping: now, unanswered: 1, next };
             }
         }
     }
 
-    /// The answer to one of this side's pings came directly from `from`. (Tell
+    /// The answer to a ping that this side sent to `from`, and nowhere else, came directly from there. (Tell
     /// [`handle_authentic`](Self::handle_authentic) of the datagram as well, before.)
     pub fn handle_pong(&mut self, now: Instant, from: SocketAddr) {
         match &mut self.state {
-            State::Direct { remote, last_ping, unanswered, next } if *remote == from => {
+            State::Direct { remote, answered, last_ping, unanswered, next } if *remote == from => {
+                *answered = true;
                 *unanswered = 0;
                 *next = (*last_ping + KEEP_ALIVE).max(now);
             }
@@ -129,8 +149,9 @@ impl Hole {
             State::Direct { .. } => {}
             State::Checking { .. } => {
                 self.due.clear();
+                let next = now + KEEP_ALIVE;
                 self.state =
-                    State::Direct { remote: from, last_ping: now, unanswered: 0, next: now + KEEP_ALIVE };
+                    State::Direct { remote: from, answered: true, last_ping: now, unanswered: 0, next };
             }
         }
     }
@@ -155,7 +176,7 @@ impl Hole {
     }
 
     fn advance(&mut self, now: Instant) {
-        if let State::Direct { remote, last_ping, unanswered, next } = &mut self.state
+        if let State::Direct { remote, last_ping, unanswered, next, .. } = &mut self.state
             && now >= *next
         {
             if *unanswered < PATIENCE_MS.len() {
@@ -320,7 +341,9 @@ mod tests {
         assert_eq!(hole.poll_ping(t + MS), Some(at(2)));
         hole.handle_pong(t + 2 * MS, at(1));
         assert_eq!(pings(&mut hole, t, t + 502 * MS), [(501, 2)], "not answered by the old path's pong");
+        assert!(!hole.has_answered());
         hole.handle_pong(t + 600 * MS, at(2));
+        assert!(hole.has_answered());
         assert_eq!(hole.direct(), Some(at(2)));
         assert_eq!(hole.poll_timeout(), Some(t + 20_501 * MS));
     }

@@ -16,7 +16,7 @@ pub mod schedule;
 
 pub use self::{
     budget::{Budget, Effort},
-    clock::{ClockFilter, PingLog},
+    clock::{Answered, ClockFilter, PingLog},
     hole::Hole,
     plan::{FIRST_PORTS, Opening, Plan, Terms, Verdict, expected_success, plan},
 };

@@ -215,12 +215,17 @@ impl Associations {
         Some(to.family.and_then(|family| node.by_family[family as usize]).unwrap_or(node.newest))
     }
 
-    /// Where a node's UDP datagrams come from, IPv4 and IPv6.
-    pub(super) fn udp_addresses(&self, node: NodeRef) -> [Option<SocketAddr>; 2] {
+    /// Where a node's datagrams come from, IPv4 and IPv6; with port 0 those that come over TCP, which shows the
+    /// address and no port that could be sent to.
+    pub(super) fn addresses(&self, node: NodeRef) -> [Option<SocketAddr>; 2] {
         let Some(node) = self.nodes.get(&node) else { return [None; 2] };
         node.by_family.map(|index| {
             let source = self.by_index.get(&index?)?.source;
-            source.udp.then_some(source.observed())
+            let mut observed = source.observed();
+            if !source.udp {
+                observed.set_port(0);
+            }
+            Some(observed)
         })
     }
 

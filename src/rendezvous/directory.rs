@@ -45,7 +45,7 @@ pub(super) struct Directory {
 
 struct Node {
     key: PublicKey,
-    /// Proved UDP addresses, IPv4 and IPv6.
+    /// Proved addresses, IPv4 and IPv6; with port 0 where datagrams come over TCP.
     addresses: [Option<SocketAddr>; 2],
     holds: BTreeSet<String>,
     /// Requests that wait.
@@ -105,7 +105,7 @@ impl Directory {
         self.nodes.entry(node).or_insert(fresh);
     }
 
-    /// A client's UDP addresses are these now.
+    /// A client's addresses are these now.
     pub(super) fn set_addresses(&mut self, node: NodeRef, addresses: [Option<SocketAddr>; 2]) {
         if let Some(node) = self.nodes.get_mut(&node) {
             node.addresses = addresses;

@@ -75,7 +75,7 @@ impl Server {
         let removed = replaced.and_then(|old| self.associations.remove(old));
         let unfinished = removed.into_iter().flat_map(|r| r.association.into_unacknowledged());
         let mine = unfinished.chain(later.into_iter().rev()).map(|message| (here, message));
-        self.directory.set_addresses(node, self.associations.udp_addresses(node));
+        self.directory.set_addresses(node, self.associations.addresses(node));
         for (to, message) in mine.chain(others).collect::<Vec<_>>() {
             self.post(unix_secs, to, message);
         }
@@ -150,7 +150,7 @@ impl Server {
         if removed.node_left {
             self.directory.leave(unix_secs, node);
         } else {
-            self.directory.set_addresses(node, self.associations.udp_addresses(node));
+            self.directory.set_addresses(node, self.associations.addresses(node));
             for message in removed.association.into_unacknowledged() {
                 self.post(unix_secs, To { node, family: None }, message);
             }
@@ -178,7 +178,7 @@ impl Server {
         if association.source != source {
             association.source = source;
             let node = association.node;
-            self.directory.set_addresses(node, self.associations.udp_addresses(node));
+            self.directory.set_addresses(node, self.associations.addresses(node));
         }
     }
 

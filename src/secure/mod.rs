@@ -13,6 +13,8 @@
 //! All arithmetic is aws-lc-rs's; snow only orders it. No clock and no random source: ephemeral keys
 //! come from a seed that the caller draws anew for each handshake.
 
+#[cfg(test)]
+mod attacks;
 mod handshake;
 mod key;
 mod link;

@@ -69,6 +69,8 @@ pub(super) struct Liveness {
     limit: Limit,
     heard: Instant,
     rtt: Option<Rtt>,
+    /// The shortest round trip that this link has shown.
+    least_rtt: Option<Duration>,
     /// A ping is to be sent as soon as the socket takes it.
     ping_due: bool,
     /// When the first ping since the last sign of life became due.
@@ -91,6 +93,7 @@ impl Liveness {
             limit,
             heard: now,
             rtt,
+            least_rtt: None,
             ping_due: true,
             asked: Some(now),
             last_ping: now,
@@ -117,6 +120,11 @@ impl Liveness {
         self.rtt
     }
 
+    /// The shortest round trip that this link has shown.
+    pub(super) fn least_rtt(&self) -> Option<Duration> {
+        self.least_rtt
+    }
+
     /// The token of a ping, where one is to be sent now.
     pub(super) fn poll_ping(&mut self, now: Instant) -> Option<u64> {
         if !self.ping_due {
@@ -132,7 +140,9 @@ impl Liveness {
     /// A ping was answered. `false` where it cannot be one of ours.
     pub(super) fn handle_pong(&mut self, now: Instant, token: u64) -> bool {
         let Some(age) = self.token(now).checked_sub(token) else { return false };
-        self.rtt = Some(Rtt::sample(self.rtt, Duration::from_micros(age)));
+        let age = Duration::from_micros(age);
+        self.rtt = Some(Rtt::sample(self.rtt, age));
+        self.least_rtt = Some(self.least_rtt.map_or(age, |least| least.min(age)));
         (self.unanswered, self.sick, self.told) = (None, false, false);
         true
     }

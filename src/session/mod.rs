@@ -75,7 +75,7 @@ use self::{
 };
 pub use crate::mux::{MuxError, StreamId};
 use crate::{
-    mux::Mux,
+    mux::{Mux, whole::Whole},
     secure::{EpochKeys, EstablishedLink},
     wire::{
         peer::Goodbye,
@@ -84,9 +84,9 @@ use crate::{
     },
 };
 
-/// An acknowledgement goes out at once when this many bytes of session records came in: four full
-/// records, so that it costs next to nothing, and the sender's queue moves on smoothly.
-pub const ACK_BYTES: usize = 256 * 1024;
+/// An acknowledgement goes out at once when this many bytes of session records came in: often enough that
+/// a sender with a small window ([`pace`]) does not wait for it, a hundredth of the work of the bytes.
+pub const ACK_BYTES: usize = 128 * 1024;
 
 /// An acknowledgement waits at most this long for data to ride with. It only frees memory on the other
 /// side; 25 ms of the fastest link is less than half the queue.
@@ -213,14 +213,14 @@ impl Session {
     /// The next bytes for the socket: one session record, or some link records and a small one. To be
     /// called only when the socket can take more.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
-        let next = if self.over { None } else { self.next_size() };
+        let next = if self.over { None } else { self.next_size(now) };
         let link = self.link.as_mut()?;
         let mut out =
             link.transmit(now, self.expected, &self.keys, self.queue.oldest_epoch(), next.is_some());
         match next {
-            Some(size) if out.is_empty() => return self.next_record(size),
+            Some(size) if out.is_empty() => return self.next_record(now, size),
             Some(size) if size <= SMALL_RECORD => {
-                if let Some(record) = self.next_record(size) {
+                if let Some(record) = self.next_record(now, size) {
                     out.put_slice(&record);
                 }
             }
@@ -281,6 +281,24 @@ impl Session {
         self.mux.write(id, bytes)
     }
 
+    /// Room for bytes where their record will be, for [`write_whole`](Self::write_whole).
+    pub fn whole(&mut self) -> Whole {
+        Whole::new(self.queue.full_buffer())
+    }
+
+    /// Takes room back that was not used.
+    pub fn give_back(&mut self, whole: Whole) {
+        self.queue.give_back(whole.into_buffer());
+    }
+
+    /// As [`write`](Self::write), without a copy; see [`Mux::write_whole`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn write_whole(&mut self, id: StreamId, piece: Whole) -> Result<(), MuxError> {
+        self.mux.write_whole(id, piece)
+    }
+
     /// Takes bytes that arrived, and gives credit for as many; see [`Mux::read`].
     pub fn read(&mut self, now: Instant, id: StreamId) -> Option<Bytes> {
         let rtt = self.link.as_ref().and_then(|link| link.liveness.rtt());
@@ -327,6 +345,12 @@ impl Session {
     /// The silence after which the attached link is dead, as things stand; it moves with the round trip.
     pub fn silence_limit(&self) -> Option<Duration> {
         self.link.as_ref().map(|link| link.liveness.limit())
+    }
+
+    /// Bytes that the attached link's socket is to be given at a time, so that what is urgent does not wait
+    /// behind more than that: what the link delivers in a few milliseconds.
+    pub fn batch(&self) -> usize {
+        self.link.as_ref().map_or(0, |link| link.pace.record())
     }
 
     /// Counters.
@@ -382,7 +406,7 @@ impl Session {
             link.owe_acknowledgement(now, size);
         }
         if let Err(violation) = self.mux.handle_body(now, body) {
-            self.close(now, Goodbye::Stopped);
+            self.close(now, Goodbye::Broken);
             self.ended = Some(violation.into());
         }
         Ok(())
@@ -425,12 +449,13 @@ impl Session {
     }
 
     /// Size of the session record that could be sent now, from above; `None` where there is none.
-    fn next_size(&self) -> Option<usize> {
+    fn next_size(&self, now: Instant) -> Option<usize> {
         let link = self.link.as_ref()?;
         if let Some(queued) = self.queue.get(link.position()?) {
             return Some(queued.len());
         }
-        if self.queue.size() >= self.config.queue {
+        let window = link.pace.window(now, link.liveness.least_rtt());
+        if self.queue.size() >= self.config.queue.min(window) {
             return None;
         }
         match self.mux.pending(self.config.record.min(link.pace.record())) {
@@ -440,7 +465,7 @@ impl Session {
     }
 
     /// The session record that is next on this link: from the queue, or sealed now.
-    fn next_record(&mut self, size: usize) -> Option<Bytes> {
+    fn next_record(&mut self, now: Instant, size: usize) -> Option<Bytes> {
         let link = self.link.as_mut()?;
         let at = link.position()?;
         if let Some(queued) = self.queue.get(at) {
@@ -449,11 +474,20 @@ impl Session {
             return Some(queued.clone());
         }
         let limit = self.config.record.min(link.pace.record());
-        let mut record = self.queue.buffer(size);
-        record.put_bytes(0, SESSION_HEADER);
-        self.mux.fill(&mut record, SESSION_HEADER + limit);
+        let record = match self.mux.fill_whole(limit) {
+            Some(record) => record,
+            None => {
+                let mut record = self.queue.buffer(size);
+                record.put_bytes(0, SESSION_HEADER);
+                self.mux.fill(&mut record, SESSION_HEADER + limit);
+                record
+            }
+        };
         if record.len() == SESSION_HEADER {
             return None;
+        }
+        if self.mux.take_urgent() {
+            link.pace.urgent(now);
         }
         let (epoch, key) = self.keys.sealing();
         let record = record::seal_session(key, epoch, at, record);

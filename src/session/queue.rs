@@ -7,19 +7,16 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::wire::record::{MAX_SESSION_BODY, SESSION_HEADER, TAG};
+use crate::mux::whole::CAPACITY;
 
 /// Buffers of acknowledged records that are kept for new ones, 8 MiB at most and none in an idle session:
 /// a bulk transfer allocates nothing, even where acknowledgements come in lumps. (Memory that goes back
 /// to the system and comes again costs as much as the sealing: 1.2 against 2.3 GB/s.)
 const SPARE: usize = 128;
 
-/// Capacity of a buffer that is worth keeping: that of a full record.
-const FULL: usize = SESSION_HEADER + MAX_SESSION_BODY + TAG;
-
 /// Records smaller than this get a buffer of their own size: thousands of keystrokes that wait for an
 /// acknowledgement must not hold 64 KiB each.
-const WORTH_FULL: usize = FULL / 2;
+const WORTH_FULL: usize = CAPACITY / 2;
 
 /// What a record costs besides its bytes, for the bound of the queue: handle, number, allocation.
 const OVERHEAD: usize = 128;
@@ -72,7 +69,21 @@ impl Queue {
         if size < WORTH_FULL {
             return BytesMut::with_capacity(size);
         }
-        self.spare.pop().unwrap_or_else(|| BytesMut::with_capacity(FULL))
+        let mut buffer = self.full_buffer();
+        buffer.clear();
+        buffer
+    }
+
+    /// A buffer for a full record. What may be in it is of no use.
+    pub(super) fn full_buffer(&mut self) -> BytesMut {
+        self.spare.pop().unwrap_or_else(|| BytesMut::with_capacity(CAPACITY))
+    }
+
+    /// Takes back the buffer of a full record.
+    pub(super) fn give_back(&mut self, buffer: BytesMut) {
+        if self.spare.len() < SPARE && buffer.capacity() >= CAPACITY {
+            self.spare.push(buffer);
+        }
     }
 
     /// Appends record number [`end`](Self::end).
@@ -90,14 +101,10 @@ impl Queue {
         {
             self.first += 1;
             self.size -= record.bytes.len() + OVERHEAD;
-            if self.spare.len() < SPARE
-                && record.bytes.len() >= WORTH_FULL
-                && let Ok(mut buffer) = record.bytes.try_into_mut()
+            if record.bytes.len() >= WORTH_FULL
+                && let Ok(buffer) = record.bytes.try_into_mut()
             {
-                buffer.clear();
-                if buffer.capacity() >= FULL {
-                    self.spare.push(buffer);
-                }
+                self.give_back(buffer);
             }
         }
         before - self.size
@@ -150,20 +157,20 @@ mod tests {
     #[test]
     fn a_full_records_memory_is_used_again() {
         let mut queue = Queue::default();
-        let bytes = record(&mut queue, FULL);
+        let bytes = record(&mut queue, CAPACITY);
         let place = bytes.as_ptr();
         let on_its_way = bytes.clone();
         queue.push(0, bytes);
         drop(on_its_way);
         queue.acknowledge(1);
-        assert_eq!(record(&mut queue, FULL).as_ptr(), place);
+        assert_eq!(record(&mut queue, CAPACITY).as_ptr(), place);
     }
 
     #[test]
     fn an_idle_session_gives_its_memory_back() {
         let mut queue = Queue::default();
         for _ in 0..2 * SPARE {
-            let bytes = record(&mut queue, FULL);
+            let bytes = record(&mut queue, CAPACITY);
             queue.push(0, bytes);
         }
         queue.acknowledge(u64::MAX);
@@ -177,11 +184,11 @@ mod tests {
     #[test]
     fn memory_that_the_socket_still_holds_is_not_used_again() {
         let mut queue = Queue::default();
-        let bytes = record(&mut queue, FULL);
+        let bytes = record(&mut queue, CAPACITY);
         let on_its_way = bytes.clone();
         queue.push(0, bytes);
         queue.acknowledge(1);
-        let other = record(&mut queue, FULL);
+        let other = record(&mut queue, CAPACITY);
         assert_ne!(other.as_ptr(), on_its_way.as_ptr());
         assert!(on_its_way.iter().all(|&byte| byte == 7));
     }

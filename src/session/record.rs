@@ -8,7 +8,7 @@
 //!  PING       type, token u64
 //!  PONG       type, token u64                            the ping's token
 //!  LINK_DEAD  type, epoch u32
-//!  CLOSE      type, why u8                               0 stopped, 1 unauthorised, 2 unknown, 3 expired
+//!  CLOSE      type, why u8                               see [`Goodbye`]
 //! ```
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -106,6 +106,7 @@ impl LinkMessage {
                     Goodbye::Unauthorised => 1,
                     Goodbye::Unknown => 2,
                     Goodbye::Expired => 3,
+                    Goodbye::Broken => 4,
                 });
             }
         }
@@ -132,6 +133,7 @@ impl LinkMessage {
                     1 => Goodbye::Unauthorised,
                     2 => Goodbye::Unknown,
                     3 => Goodbye::Expired,
+                    4 => Goodbye::Broken,
                     // Whatever a later version may say: it is over.
                     _ => Goodbye::Stopped,
                 },
@@ -211,6 +213,7 @@ mod tests {
             LinkMessage::Close { why: Goodbye::Unauthorised },
             LinkMessage::Close { why: Goodbye::Unknown },
             LinkMessage::Close { why: Goodbye::Expired },
+            LinkMessage::Close { why: Goodbye::Broken },
         ];
         let mut wire = BytesMut::new();
         for (counter, message) in messages.iter().enumerate() {

@@ -1,5 +1,6 @@
 //! Two sessions with a pipe between them that can be cut at any byte, under virtual time.
 
+mod attacks;
 mod model;
 mod scenarios;
 

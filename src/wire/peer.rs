@@ -60,11 +60,13 @@ pub enum PeerMessage {
     Ping {
         /// Number of the sample, rising, from 1.
         sample: u32,
+        /// Random: only who receives it can answer.
+        nonce: u64,
     },
-    /// Answer to `Ping`, by the path it came on. Not repeated when lost.
+    /// Answer to `Ping`, by the path it came on. Not repeated when lost, and never longer than its ping.
     Pong {
         /// From `Ping`.
-        sample: u32,
+        nonce: u64,
         /// Time between receipt of the ping and sending of the pong, microseconds.
         held_us: u32,
     },
@@ -180,4 +182,6 @@ pub enum Goodbye {
     Unknown,
     /// The session had no link for longer than it is kept.
     Expired,
+    /// The other side said what the protocol does not allow.
+    Broken,
 }

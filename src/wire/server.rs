@@ -152,7 +152,8 @@ pub enum FromServer {
     Introduced {
         /// The client's request, or the host's relation: from now on the number of the relation.
         relation: u32,
-        /// Observed UDP addresses of the other peer, one for each address family that both have.
+        /// Observed UDP addresses of the other peer, one for each address family that both have; with port 0
+        /// where it speaks TCP.
         addresses: Vec<SocketAddr>,
         /// Noise message 2 (to the client; empty to the host).
         reply: Blob,

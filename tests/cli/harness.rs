@@ -161,6 +161,11 @@ impl Running {
         }
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends SIGTERM.
     #[cfg(unix)]
     pub(crate) fn terminate(&self) {
@@ -172,12 +177,6 @@ impl Running {
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let id = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw).expect("an id");
         rustix::process::kill_process(id, signal).expect("signalled");
-    }
-
-    /// Its process number.
-    #[cfg(unix)]
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
     }
 
     /// Waits for the end, whatever was said.

@@ -1,6 +1,8 @@
 //! The real binary on the command line: what it prints where, with which exit code, and what it says
 //! when it is used wrongly.
 
+#[cfg(target_os = "linux")]
+mod calls;
 mod granted;
 mod harness;
 mod network;

@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 use punchtunnel::{
     endpoint::PeerId,
     nat::{Mapping, Model},
+    session::LinkError,
     wire::peer::RoundId,
 };
 
@@ -183,4 +184,83 @@ fn a_link_that_is_lost_and_back_is_told_with_its_outage_on_both_sides() {
     let told = host.tell_session(&ended);
     assert_eq!(told.as_deref(), Some("session ended: its key is not in authorized_clients any more"));
     assert_eq!(whose(&host, connected(3)), "", "forgotten");
+}
+
+/// The attacks of docs/SECURITY.md, by what is told of them.
+#[test]
+fn what_an_attack_did_is_told_in_a_sentence_on_the_honest_side() {
+    let key = PublicKey([2; 32]);
+    let mut host = narrator(Side::Host);
+    for (who, why, others, sentence) in [
+        (
+            Some(key),
+            Decline::Unauthorised,
+            0,
+            format!(
+                "client {key} asked and was not let in: run \"punchtunnel invite myhost\" for it, or add its key to \
+                 authorized_clients"
+            ),
+        ),
+        (
+            Some(key),
+            Decline::Invite,
+            7,
+            format!(
+                "client {key} asked with an invite that it could not prove, or that is used, expired or invented, and \
+                 was not let in (7 more since the last such line)"
+            ),
+        ),
+        (
+            None,
+            Decline::Handshake,
+            0,
+            "somebody asked for another key than this computer's, and was not let in: if it is a client of yours, have \
+             it remove the line in its known_hosts and give it an invite"
+                .into(),
+        ),
+        (
+            Some(key),
+            Decline::Busy,
+            0,
+            format!("client {key} was turned away: this computer has as many clients as it takes"),
+        ),
+    ] {
+        assert_eq!(line(host.tell(&Event::Refused { key: who, why, others }, None)), sentence);
+    }
+
+    // Floods of streams, credit, malformed frames: the session that said it is over, on both sides.
+    let broken = net::Event::SessionEnded { peer: PEER, why: Goodbye::Broken };
+    let told = host.tell_session(&broken).unwrap();
+    assert!(
+        told.starts_with("session ended: it said what the protocol does not allow; update both"),
+        "{told}"
+    );
+    let error = PeerError::Ended { name: "myhost".parse().unwrap(), why: Goodbye::Broken }.to_string();
+    assert!(error.starts_with("\"myhost\" ended the session: one side said what the protocol"), "{error}");
+
+    // Lies about records: the link ends, and the session moves to the next one.
+    for (error, sentence) in [
+        (
+            LinkError::Acknowledged { next: 5, first: 0, end: 0 },
+            "link lost: the other side acknowledges up to record 5, but only 0 to 0 can be; punching again",
+        ),
+        (LinkError::Seal, "link lost: the seal of a record is broken; punching again"),
+        (
+            LinkError::Epoch { epoch: 9 },
+            "link lost: a record of epoch 9, whose keys are not known; punching again",
+        ),
+    ] {
+        let lost = net::Event::LinkLost { peer: PEER, why: error.to_string() };
+        assert_eq!(client().tell_session(&lost).as_deref(), Some(sentence));
+    }
+
+    // Lies about ports and addresses: rounds fail, with what was tried and what was held back.
+    let id = RoundId { attempt: 1, round: 0 };
+    let why = "none of 64 SYNs was answered: their NAT gives random ports, and gave others than were expected (960 more \
+               SYNs were not sent, because nothing shows that the other side is at 192.0.2.66)";
+    let failed = Event::RoundFailed { peer: PEER, id, why: why.into(), next: Duration::from_secs(2) };
+    assert_eq!(
+        line(client().tell(&failed, None)),
+        format!("no connection this time: {why}; next try in 2.0 s")
+    );
 }

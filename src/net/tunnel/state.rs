@@ -12,7 +12,10 @@ use tokio::{net::TcpStream, task::AbortHandle};
 
 use crate::{
     mux::{MuxError, StreamId},
-    net::{clock, link::UserTimeout},
+    net::{
+        clock,
+        link::{NotSent, UserTimeout},
+    },
     secure::{EpochKeys, EstablishedLink},
     session::{LinkError, Session, SessionConfig, SessionError, SessionEvent},
     wire::{
@@ -43,7 +46,14 @@ pub(super) struct Link {
     pub(super) epoch: u32,
     pub(super) stream: Arc<TcpStream>,
     pub(super) reading: AbortHandle,
-    pub(super) user_timeout: UserTimeout,
+    user_timeout: UserTimeout,
+    not_sent: NotSent,
+}
+
+impl Link {
+    pub(super) fn new(epoch: u32, stream: Arc<TcpStream>, reading: AbortHandle) -> Self {
+        Link { epoch, stream, reading, user_timeout: UserTimeout::default(), not_sent: NotSent::default() }
+    }
 }
 
 /// A stream that somebody holds.
@@ -118,10 +128,12 @@ impl State {
         true
     }
 
-    /// The kernel's patience with the link follows the session's.
-    pub(super) fn follow_limit(&mut self) {
-        if let (Some(link), Some(silence)) = (&mut self.link, self.session.silence_limit()) {
+    /// The kernel's patience with the link, and what it takes at a time, follow the session.
+    pub(super) fn follow_session(&mut self) {
+        let (silence, batch) = (self.session.silence_limit(), self.session.batch());
+        if let (Some(link), Some(silence)) = (&mut self.link, silence) {
             link.user_timeout.follow(&link.stream, silence);
+            link.not_sent.follow(&link.stream, batch);
         }
     }
 
@@ -226,7 +238,7 @@ impl State {
                     tracing::debug!(%error, "session ended");
                     happened.ended = Some(match error {
                         SessionError::Closed(why) => why,
-                        SessionError::Violation(_) => Goodbye::Stopped,
+                        SessionError::Violation(_) => Goodbye::Broken,
                     });
                 }
             }

@@ -304,7 +304,7 @@ fn a_peer_that_breaks_the_protocol_ends_the_session_and_not_the_link() {
     assert_eq!(events[0], SessionEvent::Reset { id, reason: ResetReason::SessionEnded });
     assert!(matches!(events[1], SessionEvent::Ended(SessionError::Violation(_))), "{events:?}");
     pair.settle();
-    assert!(pair.events(RESPONDER).contains(&SessionEvent::Ended(SessionError::Closed(Goodbye::Stopped))));
+    assert!(pair.events(RESPONDER).contains(&SessionEvent::Ended(SessionError::Closed(Goodbye::Broken))));
 }
 
 #[test]

@@ -1,0 +1,173 @@
+//! What a megabyte costs, in counts that do not vary: the same on a fast machine and on a busy one.
+//!
+//! The figures are printed (`cargo test --test counts -- --nocapture`). The limits follow from the design, as
+//! each of them says, and are below twice what they allow for: whoever doubles a cost fails here.
+#![allow(unreachable_pub, missing_docs, reason = "a program of its own, without an interface")]
+#![allow(clippy::disallowed_methods, reason = "virtual time has to begin somewhere")]
+#![allow(unsafe_code, reason = "an allocator that counts")]
+
+mod pair;
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+};
+
+use bytes::Bytes;
+
+use crate::pair::{PIECE, Pair};
+
+/// A session record carries up to 64 KiB: 15.3 in 10⁶ bytes. Where the link takes everything that a stream may hold
+/// (256 KiB), what is left behind the full ones is a short one: 3.8 more.
+const SESSION_RECORDS: f64 = 22.0;
+
+/// An acknowledgement for each 256 KiB: 3.8.
+const ACKNOWLEDGEMENTS: f64 = 5.0;
+
+/// Credit goes out when a part of a window was read, and windows grow to megabytes where a stream is fast: 0.25 for
+/// one stream, 0.6 for sixteen, whose windows are smaller.
+const CREDIT_RECORDS: f64 = 1.0;
+
+/// Headers, tag and frame, 40 bytes, for 64 KiB are 0.06 %; pieces that end within a record have a frame each.
+const OVERHEAD: f64 = 0.002;
+
+/// For each of 15 to 19 records three at most: the buffer it is sealed in, what shares that buffer between the queue and
+/// the socket, and what shares the buffer that it is opened in with those who read it.
+const ALLOCATIONS: f64 = 55.0;
+
+/// Bytes allocated for each byte moved: the record that is sealed, and the buffer that it is read into and opened in.
+/// Both are often there already. A copy more is 1.0 more.
+const ALLOCATED: f64 = 2.4;
+
+const MEGABYTE: usize = 1_000_000;
+
+/// Bytes that are moved before anything is counted: windows have grown, and queues have the memory they keep.
+const WARM: usize = 16 * MEGABYTE;
+
+const MOVED: usize = 64 * MEGABYTE;
+
+/// The system's allocator, counting for each thread.
+struct Counting;
+
+thread_local! {
+    static ALLOCATED_SO_FAR: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+}
+
+/// Allocations and bytes of this thread, since its start.
+fn allocated() -> (u64, u64) {
+    ALLOCATED_SO_FAR.get()
+}
+
+fn note(bytes: usize) {
+    // A thread that is ending has no use for the count.
+    let _ = ALLOCATED_SO_FAR.try_with(|so_far| {
+        let (count, sum) = so_far.get();
+        so_far.set((count + 1, sum + bytes as u64));
+    });
+}
+
+// SAFETY: every call is passed on to the system's allocator as it is; counting neither allocates nor unwinds (a cell
+// of numbers, initialised by a constant).
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        note(layout.size());
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        note(layout.size());
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        note(size);
+        // SAFETY: the caller's promise.
+        unsafe { System.realloc(memory, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// What was counted, for each megabyte.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Cost {
+    session_records: f64,
+    acknowledgements: f64,
+    credit_records: f64,
+    overhead: f64,
+    allocations: f64,
+    /// Bytes allocated for each byte moved.
+    allocated: f64,
+}
+
+fn cost(streams: usize, side: usize, piece: usize) -> Cost {
+    let piece = Bytes::from(vec![b'x'; piece]);
+    let mut pair = Pair::new(streams);
+    pair.transfer(side, WARM, &piece);
+    let (carried, before) = (pair.carried, allocated());
+    pair.transfer(side, MOVED, &piece);
+    let after = allocated();
+    let there = (pair.carried[side], carried[side]);
+    let back = (pair.carried[1 - side], carried[1 - side]);
+    let megabytes = (MOVED / MEGABYTE) as f64;
+    let each = |after: u64, before: u64| (after - before) as f64 / megabytes;
+    let cost = Cost {
+        session_records: each(there.0.session_records, there.1.session_records),
+        acknowledgements: each(back.0.link_records, back.1.link_records),
+        credit_records: each(back.0.session_records, back.1.session_records),
+        overhead: each(there.0.bytes, there.1.bytes) / MEGABYTE as f64 - 1.0,
+        allocations: each(after.0, before.0),
+        allocated: each(after.1, before.1) / MEGABYTE as f64,
+    };
+    println!("{streams} streams from side {side}, pieces of {}: {cost:.3?}", piece.len());
+    cost
+}
+
+impl Cost {
+    fn check(self) {
+        let limits = [
+            ("session records", self.session_records, SESSION_RECORDS),
+            ("acknowledgements", self.acknowledgements, ACKNOWLEDGEMENTS),
+            ("credit records", self.credit_records, CREDIT_RECORDS),
+            ("overhead", self.overhead, OVERHEAD),
+            ("allocations", self.allocations, ALLOCATIONS),
+            ("bytes allocated for each byte", self.allocated, ALLOCATED),
+        ];
+        for (what, found, limit) in limits {
+            assert!(found <= limit, "{what}: {found:.3} a megabyte, at most {limit} are meant");
+        }
+    }
+}
+
+#[test]
+fn one_stream_costs_what_the_design_says_in_either_direction() {
+    cost(1, 0, PIECE).check();
+    cost(1, 1, PIECE).check();
+}
+
+#[test]
+fn sixteen_streams_cost_no_more_than_one() {
+    cost(16, 0, PIECE).check();
+}
+
+#[test]
+fn small_writes_fill_large_records_while_the_link_is_busy() {
+    // The pieces themselves wait for their record; what they cost before is the program's.
+    let cost = cost(1, 0, 1024);
+    assert!(cost.session_records <= SESSION_RECORDS, "{cost:?}");
+    assert!(cost.acknowledgements <= ACKNOWLEDGEMENTS, "{cost:?}");
+    assert!(cost.overhead <= OVERHEAD, "{cost:?}");
+}
+
+#[test]
+fn the_same_load_costs_the_same_again() {
+    assert_eq!(cost(4, 0, PIECE), cost(4, 0, PIECE));
+}
