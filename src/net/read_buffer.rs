@@ -102,7 +102,8 @@ mod tests {
         let mut buffer = ReadBuffer::new(1000, 100).holding(BytesMut::from(&b"begun"[..]));
         buffer.room();
         buffer.rest();
-        assert_eq!((&buffer.bytes()[..], buffer.used.len()), (&b"begun"[..], 0));
+        let used = buffer.used.len();
+        assert_eq!((&buffer.bytes()[..], used), (&b"begun"[..], 0));
         buffer.take();
         buffer.rest();
         assert_eq!(buffer.bytes().capacity(), 0);
