@@ -470,6 +470,9 @@ fn reset_advice(reason: ResetReason) -> &'static str {
         ResetReason::Refused => ": is it running there, on the port that was exposed?",
         ResetReason::Unreachable => ": check the address that was exposed",
         ResetReason::NoSuchService => ": use a label or port that was exposed, or none for the first one",
+        ResetReason::NotAllowed => {
+            ": name one that it may use (-L PORT:SERVICE), or ask for it there (punchtunnel clients add)"
+        }
         ResetReason::TooMany => ": close some and try again",
         _ => "",
     }

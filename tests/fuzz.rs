@@ -29,6 +29,22 @@ fn the_committed_corpus_is_survived() {
     }
 }
 
+/// A target whose scripts all end at the door would prove nothing.
+#[test]
+fn scripts_of_the_corpus_make_sessions_and_links_on_both_sides() {
+    let reached: Vec<_> = corpus("endpoint").iter().map(|script| targets::play(script)).collect();
+    for host in [false, true] {
+        let ours = || reached.iter().filter(|reached| reached.host == host);
+        let (sessions, links) =
+            (ours().filter(|r| r.sessions > 0).count(), ours().filter(|r| r.links > 0).count());
+        let openings = ours().map(|reached| reached.openings).max();
+        println!(
+            "host {host}: {sessions} scripts with sessions, {links} with links, {openings:?} openings at most"
+        );
+        assert!(sessions > 0 && links > 0, "host {host}: {reached:?}");
+    }
+}
+
 #[test]
 fn bytes_from_a_seed_are_survived() {
     let inputs = std::env::var("FUZZ_INPUTS").map_or(INPUTS, |count| count.parse().expect("a number"));

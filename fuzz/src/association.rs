@@ -5,12 +5,13 @@ use std::{collections::VecDeque, net::SocketAddr, time::Instant};
 use punchtunnel::{
     endpoint::Path,
     rendezvous::{Client, ClientEvent, Limits, Server, Source},
-    secure::StaticKey,
     wire::{self, server::FromServer, server::ToServer},
 };
-use zeroize::Zeroizing;
 
-use super::script::{Script, start};
+use super::{
+    keys::key,
+    script::{Script, start},
+};
 
 const SERVER: ([u8; 4], u16) = ([198, 51, 100, 1], 7862);
 const DAWN: u64 = 1_700_000_000;
@@ -29,10 +30,6 @@ struct World<'a> {
     script: Script<'a>,
 }
 
-fn key(byte: u8) -> StaticKey {
-    StaticKey::from_private(Zeroizing::new([byte; 32]))
-}
-
 /// Plays the script.
 pub(crate) fn run(bytes: &[u8]) {
     let now = start();
@@ -45,11 +42,12 @@ pub(crate) fn run(bytes: &[u8]) {
         sources: 64,
         ..Limits::default()
     };
-    let clients = [1, 2].map(|n| Client::new(now, [n; 32], key(n), SERVER.into(), None, [n; 16]));
+    let clients =
+        [1, 2].map(|n| Client::new(now, [n; 32], key(n.into()).clone(), SERVER.into(), None, [n; 16]));
     let mut world = World {
         now,
         began: now,
-        server: Server::new(now, [9; 32], key(9), limits, []),
+        server: Server::new(now, [9; 32], key(9).clone(), limits, []),
         stored: 0,
         clients,
         flying: VecDeque::new(),

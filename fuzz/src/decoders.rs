@@ -6,7 +6,7 @@ use bytes::Bytes;
 use punchtunnel::{
     channel::Body,
     forward::{LocalRule, Service},
-    identity::{Code, Name, ServerName, Worked},
+    identity::{Code, Grant, Name, ServerName, Worked},
     mux::frame,
     secure::PublicKey,
     wire::{
@@ -82,6 +82,7 @@ pub(crate) fn texts(bytes: &[u8]) {
     said_again::<ServerName>(text);
     said_again::<PublicKey>(text);
     said_again::<Service>(text);
+    said_again::<Grant>(text);
     let _ = text.parse::<LocalRule>();
     let _ = text.parse::<Worked>();
     let _ = ServerName::parse_with_key(text);

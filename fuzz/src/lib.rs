@@ -5,17 +5,25 @@
 //! corpus and over bytes from a seed, with every `cargo test`.
 
 mod association;
+mod channel;
 mod decoders;
+mod endpoint;
+mod files;
+mod keys;
+mod liar;
 mod link;
+mod mux;
 mod nat;
 mod script;
 mod session;
+
+pub use endpoint::play;
 
 /// A target.
 pub type Target = fn(&[u8]);
 
 /// All of them, by name: the name of the program in `fuzz_targets` and of the directory in `corpus`.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 15] = [
     ("packet", decoders::packet),
     ("server_messages", decoders::server_messages),
     ("peer_messages", decoders::peer_messages),
@@ -24,8 +32,12 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("texts", decoders::texts),
     ("nat", nat::measured),
     ("plan", nat::told),
+    ("files", files::run),
     ("association", association::run),
+    ("channel", channel::run),
+    ("endpoint", endpoint::run),
     ("link", link::run),
+    ("mux", mux::run),
     ("session", session::run),
 ];
 

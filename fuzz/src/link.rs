@@ -1,15 +1,10 @@
 //! The link handshake on a connection that anybody may have made.
 
-use punchtunnel::secure::{LinkInitiator, LinkProgress, LinkResponder, Psk, StaticKey};
-use zeroize::Zeroizing;
+use punchtunnel::secure::{LinkInitiator, LinkProgress, LinkResponder, Psk};
 
-use super::script::Script;
+use super::{keys::key, script::Script};
 
 const SESSION: [u8; 16] = [5; 16];
-
-fn key(byte: u8) -> StaticKey {
-    StaticKey::from_private(Zeroizing::new([byte; 32]))
-}
 
 /// Both sides, with damaged or foreign bytes in between, in pieces of any size.
 pub(crate) fn run(bytes: &[u8]) {
@@ -17,8 +12,8 @@ pub(crate) fn run(bytes: &[u8]) {
     let (ours, theirs) = (key(1), key(2));
     let psk = Psk::none();
     let epoch = u32::from(script.byte());
-    let (mut initiator, first) = LinkInitiator::new([3; 32], &ours, &theirs.public(), &SESSION, &psk, epoch);
-    let mut responder = LinkResponder::new([4; 32], &theirs, ours.public(), &SESSION, &psk);
+    let (mut initiator, first) = LinkInitiator::new([3; 32], ours, &theirs.public(), &SESSION, &psk, epoch);
+    let mut responder = LinkResponder::new([4; 32], theirs, ours.public(), &SESSION, &psk);
     let sent = script.damage(first.clone());
     let honest = sent == first;
     let mut answers = Vec::new();

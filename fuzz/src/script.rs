@@ -28,6 +28,14 @@ impl<'a> Script<'a> {
         u64::from_be_bytes(std::array::from_fn(|_| self.byte()))
     }
 
+    /// Any number, the small ones as likely as the large ones.
+    pub(crate) fn number(&mut self) -> u32 {
+        match self.byte() {
+            small @ 0..=199 => u32::from(small % 16),
+            shift => 1u32.wrapping_shl(u32::from(shift % 32)) ^ u32::from(self.byte()),
+        }
+    }
+
     /// One of so many.
     pub(crate) fn below(&mut self, count: usize) -> usize {
         usize::from(self.byte()) % count.max(1)

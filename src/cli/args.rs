@@ -9,11 +9,11 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 use punchtunnel::{
     forward::{LocalRule, Service},
-    identity::{Name, ServerName},
+    identity::{Grant, Name, ServerName},
     secure::PublicKey,
 };
 
-use super::settings::{Ports, Rendezvous, Span, Spend};
+use super::settings::{Allow, Ports, Rendezvous, Span, Spend};
 
 /// Reach a TCP service behind a NAT from behind another NAT, over one direct, encrypted TCP connection.
 #[derive(Debug, Parser)]
@@ -160,9 +160,9 @@ pub(crate) struct ExposeArgs {
     /// The name under which clients find this computer
     #[arg(long = "as", env = "PUNCHTUNNEL_AS", value_name = "NAME")]
     pub(crate) name: Option<Name>,
-    /// Let in the client with this key too, for this run
-    #[arg(long, env = "PUNCHTUNNEL_ALLOW", value_name = "KEY", value_delimiter = ',')]
-    pub(crate) allow: Vec<PublicKey>,
+    /// Let in the client with this key too, for this run: to all services, or to these labels or ports only
+    #[arg(long, env = "PUNCHTUNNEL_ALLOW", value_name = "KEY[=SERVICE,…]")]
+    pub(crate) allow: Vec<Allow>,
     /// Make an invite at once and print its code to standard output
     #[arg(long)]
     pub(crate) invite: bool,
@@ -232,6 +232,9 @@ pub(crate) struct InviteArgs {
     /// How long it is good for [default: 10m]
     #[arg(long, env = "PUNCHTUNNEL_INVITE_TTL", value_name = "TIME")]
     pub(crate) invite_ttl: Option<Span>,
+    /// The labels or ports that the new client may use [default: all that is exposed]
+    #[arg(long, value_name = "SERVICE,…")]
+    pub(crate) services: Option<Grant>,
 }
 
 /// `clients`
@@ -247,10 +250,13 @@ pub(crate) struct ClientsArgs {
 pub(crate) enum ClientsAction {
     /// Print the keys that are let in (this is the default)
     List,
-    /// Let a key in
+    /// Let a key in, or change what it may use
     Add {
         /// The client's key, as its "punchtunnel key" prints it
         key: PublicKey,
+        /// The labels or ports that it may use [default: all that is exposed]
+        #[arg(long, value_name = "SERVICE,…")]
+        services: Option<Grant>,
         /// A word about whose it is
         comment: Vec<String>,
     },

@@ -1,6 +1,6 @@
 //! `punchtunnel clients`: who is let in to this computer.
 
-use punchtunnel::{ConfigError, Error};
+use punchtunnel::{ConfigError, Error, identity::Grant};
 
 use super::{
     args::{ClientsAction, ClientsArgs},
@@ -18,12 +18,14 @@ pub(crate) fn run(args: ClientsArgs, place: &Place, output: &Output) -> Result<(
             if clients.is_empty() {
                 output.line(&format!("nobody is let in ({} has no key)", file.display()));
             }
-            clients.iter().try_for_each(|c| answer(format!("{} {}", c.key, c.label).trim_end()))
+            clients.iter().try_for_each(|client| answer(&client.to_string()))
         }
-        ClientsAction::Add { key, comment } => {
-            let added = trust.authorise(&key, &comment.join(" "))?;
+        ClientsAction::Add { key, services, comment } => {
+            let grant = services.unwrap_or(Grant::All);
+            let to = format!("to {grant}");
+            let added = trust.authorise(&key, grant, &comment.join(" "))?;
             let text = if added { "is let in from now on" } else { "was let in already" };
-            output.line(&format!("{key} {text}"));
+            output.line(&format!("{key} {text}, {to}"));
             Ok(())
         }
         ClientsAction::Remove { key } => {

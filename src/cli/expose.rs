@@ -3,7 +3,7 @@
 use punchtunnel::{
     Error, NetworkError, endpoint,
     forward::Services,
-    identity::{Name, Trust},
+    identity::{Grant, Name, Trust},
     net::{Event, Events, Host},
     secure::StaticKey,
     wire::peer::Goodbye,
@@ -12,14 +12,14 @@ use punchtunnel::{
 use super::{
     args::ExposeArgs,
     control::{Board, Control},
-    door::{HostDoor, Revocation},
+    door::{HostDoor, Look, Revocation},
     invite,
     labels::Labels,
     narrate::{Back, Narrator, Sessions, Side, Telling},
     output::{Output, answer},
     report::Role,
     servers::Servers,
-    settings::{Place, unix_now, usage},
+    settings::{Allow, Place, unix_now, usage},
     stop::{Hangup, LOOK_UP_AGAIN, Stop},
 };
 
@@ -41,7 +41,7 @@ pub(crate) async fn run(args: ExposeArgs, place: &Place, output: &Output) -> Res
         output.line(&caveat);
     }
     if wants_invite {
-        let code = invite::open(&settings.trust, &settings.name, invite::ttl(ttl, place)?)?;
+        let code = invite::open(&settings.trust, &settings.name, Grant::All, invite::ttl(ttl, place)?)?;
         answer(&code.reveal())?;
     } else if !settings.trust.lets_anybody_in(&settings.name, unix_now())? {
         let name = &settings.name;
@@ -63,10 +63,11 @@ impl Settings {
                 "under which name? Use --as NAME, set PUNCHTUNNEL_AS, or write as = \"NAME\" in config.toml",
             )
         })?;
-        let allow = place.many(args.allow, "allow")?;
+        let allow: Vec<Allow> = place.many(args.allow, "allow")?;
         let servers = Servers::from(args.servers, place)?;
         // Last, because it may make a key.
-        let (trust, key) = (place.trust().allowing(allow), place.key()?);
+        let (trust, key) =
+            (place.trust().allowing(allow.into_iter().flat_map(|allow| allow.0)), place.key()?);
         Ok(Settings { name, services, servers, trust, key })
     }
 }
@@ -80,7 +81,7 @@ async fn serve(
     let (host, events) = loop {
         let mut builder = Host::builder(settings.name.as_str())
             .key(settings.key.clone())
-            .admission(HostDoor { trust: settings.trust.clone(), name: settings.name.clone() });
+            .admission(HostDoor::new(settings.trust.clone(), settings.name.clone()));
         for service in settings.services.as_slice() {
             builder = builder.service(service.clone());
         }
@@ -116,14 +117,19 @@ async fn serve(
     result
 }
 
-/// Ends the sessions of clients that are not let in any more; never ends itself.
+/// Ends the sessions of clients that are not let in any more, and their connections to services that are not
+/// granted to them any more; never ends itself.
 async fn revoke(settings: &Settings, host: &Host) {
     let mut revocation = Revocation::new(settings.trust.clone());
     let mut looks = tokio::time::interval(Revocation::INTERVAL);
     loop {
         looks.tick().await;
         let sessions: Vec<_> = host.status().sessions.iter().map(|s| (s.peer, s.key)).collect();
-        for peer in revocation.look(&sessions) {
+        let Look { revoked, changed } = revocation.look(&sessions);
+        if changed {
+            host.reconsider();
+        }
+        for peer in revoked {
             host.end(peer, Goodbye::Unauthorised).await;
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use punchtunnel::{
     Error,
     error::seconds,
-    identity::{Code, Name, Trust},
+    identity::{Code, Grant, Name, Trust},
 };
 
 use super::{
@@ -20,7 +20,8 @@ const TTL: Duration = Duration::from_secs(600);
 /// Prints a fresh code, and nothing else, on standard output.
 pub(crate) fn run(args: InviteArgs, place: &Place, output: &Output) -> Result<(), Error> {
     let ttl = ttl(args.invite_ttl, place)?;
-    let code = open(&place.trust(), &args.name, ttl)?;
+    let grant = args.services.unwrap_or(Grant::All);
+    let code = open(&place.trust(), &args.name, grant, ttl)?;
     answer(&code.reveal())?;
     output.line(&format!(
         "good once, for {}: punchtunnel connect {} -L PORT --invite CODE",
@@ -36,8 +37,8 @@ pub(crate) fn ttl(typed: Option<Span>, place: &Place) -> Result<Duration, Error>
 }
 
 /// Makes an invite.
-pub(crate) fn open(trust: &Trust, name: &Name, ttl: Duration) -> Result<Code, Error> {
+pub(crate) fn open(trust: &Trust, name: &Name, grant: Grant, ttl: Duration) -> Result<Code, Error> {
     let mut random = zeroize::Zeroizing::new([0; 24]);
     fill_random(random.as_mut_slice())?;
-    Ok(trust.open_invite(name, &random, unix_now(), ttl)?)
+    Ok(trust.open_invite(name, grant, &random, unix_now(), ttl)?)
 }

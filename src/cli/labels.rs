@@ -25,7 +25,7 @@ impl Labels {
         move |key| match self {
             Labels::Clients(_) => {
                 let entry = clients.iter().find(|entry| entry.key == *key)?;
-                Some(entry.label.trim().to_owned()).filter(|label| !label.is_empty())
+                Some(entry.comment.clone()).filter(|label| !label.is_empty())
             }
             Labels::Host(name) => Some(name.to_string()),
         }

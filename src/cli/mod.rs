@@ -11,6 +11,7 @@ mod demo;
 mod doctor;
 mod door;
 mod expose;
+mod hidden;
 mod hosts;
 mod invite;
 mod key;
@@ -41,6 +42,7 @@ use self::{
 
 /// Runs the command that was typed. Exit codes: 0 done, 1 failed, 2 wrong usage.
 pub(crate) fn run() -> ExitCode {
+    hidden::hide_memory();
     // Ends the process with code 2, or 0 for --help, where there is nothing to run.
     let Arguments { command, global } = Arguments::parse();
     let found = Place::find(&global).and_then(|place| Ok((place.told(&global)?, place)));

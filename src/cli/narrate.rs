@@ -14,6 +14,7 @@ use punchtunnel::{
     wire::{
         peer::Goodbye,
         server::{Decline, NameRefusal, Release, RequestRefusal},
+        stream::ResetReason,
     },
 };
 
@@ -259,9 +260,8 @@ impl Narrator {
         let is_host = self.is_host();
         match event {
             net::Event::SessionBegan { peer, key, invite } => {
-                let (key, label) = (key.to_string(), (self.labels.read())(key));
-                let known = label.as_ref().map(|label| format!(" ({label})")).unwrap_or_default();
-                let who = label.unwrap_or_else(|| key.get(..SHOWN).unwrap_or(&key).to_owned());
+                let known = (self.labels.read())(key).map(|label| format!(" ({label})")).unwrap_or_default();
+                let who = self.short(key);
                 self.sessions.0.insert(*peer, Told { who, remote: None });
                 match (is_host, invite) {
                     (true, Some(_)) => {
@@ -274,7 +274,14 @@ impl Narrator {
                     (false, None) => None,
                 }
             }
-            net::Event::StreamRefused { service, reason } => {
+            net::Event::StreamRefused { service, reason: ResetReason::NotAllowed, client: Some(key) } => {
+                let who = self.short(key);
+                let service = service.as_deref().unwrap_or_default();
+                Some(format!(
+                    "client {who}: service {service}: not granted to it, so its connection is reset"
+                ))
+            }
+            net::Event::StreamRefused { service, reason, .. } => {
                 let service = service.as_ref().map(|s| format!("service {s}: ")).unwrap_or_default();
                 Some(if is_host {
                     format!("{service}{reason}; is it running?")
@@ -303,6 +310,12 @@ impl Narrator {
             }
             _ => None,
         }
+    }
+
+    /// A client by its name, or by the first letters of its key.
+    fn short(&self, key: &PublicKey) -> String {
+        let name = (self.labels.read())(key);
+        name.unwrap_or_else(|| key.to_string().get(..SHOWN).unwrap_or_default().to_owned())
     }
 
     fn is_host(&self) -> bool {

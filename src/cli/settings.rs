@@ -1,11 +1,11 @@
 //! From arguments, environment and configuration file to what a command runs with: an option goes
 //! before its environment variable (clap sees to that), and both before the file.
 
-use std::{fmt, io::ErrorKind, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
 use punchtunnel::{
     ConfigError, Error,
-    identity::{Home, IdentityError, ServerName, Trust},
+    identity::{Grant, GrantError, Home, ServerName, Trust},
     punch::Effort,
     secure::{PublicKey, StaticKey},
 };
@@ -66,11 +66,7 @@ impl Place {
             None => Home::of_user()?,
         };
         let path = home.config_file();
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == ErrorKind::NotFound => String::new(),
-            Err(source) => return Err(IdentityError::Io { operation: "read", path, source }.into()),
-        };
+        let text = home.read_config()?;
         let broken = |why| ConfigError::ConfigFile { path: path.clone(), why };
         let table = text.parse::<Table>().map_err(|e| {
             let before = text.get(..e.span().map_or(0, |span| span.start)).unwrap_or_default();
@@ -200,6 +196,37 @@ impl FromStr for Rendezvous {
     }
 }
 
+/// Clients that are let in for a run: `KEY[=SERVICE,…]`, and more of them with commas in between.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Allow(pub(crate) Vec<(PublicKey, Grant)>);
+
+impl FromStr for Allow {
+    type Err = String;
+
+    /// A word behind a comma is a further key where it reads as one, and else a further service of the key before
+    /// it, which has to have one.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut allowed: Vec<(PublicKey, Grant)> = Vec::new();
+        for word in text.split(',') {
+            let (key, service) = word.split_once('=').map_or((word, None), |(key, word)| (key, Some(word)));
+            match (key.parse(), service, allowed.last_mut()) {
+                (Ok(key), None, _) => allowed.push((key, Grant::All)),
+                (Ok(key), Some(service), _) => {
+                    allowed.push((key, service.parse().map_err(|e: GrantError| e.to_string())?));
+                }
+                (Err(_), None, Some((_, grant @ Grant::Only(_)))) => {
+                    let more = word.parse().map_err(|e: GrantError| e.to_string())?;
+                    *grant = std::mem::replace(grant, Grant::NOTHING).and(more);
+                }
+                (Err(error), ..) => {
+                    return Err(format!("{key:?} is not a key: {error}; use KEY or KEY=SERVICE,…"));
+                }
+            }
+        }
+        Ok(Allow(allowed))
+    }
+}
+
 /// A length of time as people write it: `90s`, `10m`, `1h 30m`, or `forever`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Span(pub(crate) Duration);
@@ -297,6 +324,21 @@ mod tests {
         ] {
             assert!(error.to_string().contains(words), "{error}");
             assert_eq!(error.exit_code(), 2);
+        }
+    }
+
+    #[test]
+    fn allowed_keys_have_their_services_behind_them() {
+        let keys = [1, 2].map(|n| StaticKey::from_private(Zeroizing::new([n; 32])).public());
+        let [a, b] = keys.map(|key| key.to_string());
+        let only = |words: &str| words.parse::<Grant>().unwrap();
+        let parse = |text: &str| text.parse::<Allow>().map(|allow| allow.0);
+        assert_eq!(parse(&a), Ok(vec![(keys[0], Grant::All)]));
+        assert_eq!(parse(&format!("{a},{b}")), Ok(keys.map(|key| (key, Grant::All)).into()));
+        let both = vec![(keys[0], only("ssh,22")), (keys[1], Grant::All)];
+        assert_eq!(parse(&format!("{a}=ssh,22,{b}")), Ok(both));
+        for bad in [format!("{a},ssh"), format!("{a}="), format!("{a}=a b"), "ssh".into(), String::new()] {
+            assert!(parse(&bad).is_err(), "{bad}");
         }
     }
 

@@ -419,6 +419,12 @@ impl Peer {
 
     /// When to call [`advance`](Self::advance) again.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        // Whoever is leaving does nothing else any more; with everything said and acknowledged there is nothing left to
+        // wait for.
+        if let Some(until) = self.closing {
+            let closing = if self.line.is_idle() { until - CLOSING } else { until };
+            return self.line.poll_timeout().into_iter().chain([closing]).min();
+        }
         let round = self.round.as_ref().and_then(|r| {
             let patience = if self.initiator { PREPARE } else { ATTEMPT };
             let prepare = r.at.is_none().then(|| r.begun() + patience);
@@ -427,8 +433,6 @@ impl Peer {
         let proof = self.fresh.iter().chain((!self.is_announced()).then_some(&self.line));
         let proof = proof.map(|line| line.since + PROOF).min();
         let retired = self.retired.iter().map(|(_, until)| *until).min();
-        // With everything said and acknowledged there is nothing left to wait for.
-        let closing = self.closing.map(|until| if self.line.is_idle() { until - CLOSING } else { until });
         [
             round,
             self.deferred.map(|(_, until)| until),
@@ -436,7 +440,6 @@ impl Peer {
             self.kept_until(),
             self.retry,
             self.crossing_until,
-            closing,
             proof,
             self.line.poll_timeout(),
         ]

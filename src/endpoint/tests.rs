@@ -370,3 +370,24 @@ fn a_second_server_that_is_dead_costs_its_answers_and_no_time() {
     };
     assert_eq!(took(&["203.0.113.9:7862", "203.0.113.9:7863"]), took(&[]));
 }
+
+/// Its round's deadlines pass while its last words are under way.
+#[test]
+fn a_session_that_ends_in_a_round_keeps_nobody_awake() {
+    let mut world = World::new(20);
+    world.host();
+    world.client(Some(key(1).public()), None);
+    let begun = |world: &World| {
+        world.sessions.iter().find_map(|(who, output)| match output {
+            Output::Session { peer, .. } if *who == HOST => Some(*peer),
+            _ => None,
+        })
+    };
+    assert!(world.run(Duration::from_secs(10), |world| begun(world).is_some()));
+    let peer = begun(&world).expect("a session");
+    world.kill(CLIENT);
+    world.tell(HOST, Input::End { peer, why: Goodbye::Unauthorised });
+    // The world sees to it that no deadline lies in the past.
+    world.run(Duration::from_secs(5), |_| false);
+    assert!(!world.bound.iter().any(|(who, _)| *who == HOST), "its ports are given back");
+}

@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use super::IdentityError;
+use zeroize::Zeroizing;
+
+use super::{IdentityError, guard};
 
 /// Largest file that is read: a hundred thousand lines of keys. Anything larger was not meant for us.
 const MAX_FILE: u64 = 8 << 20;
@@ -28,10 +30,10 @@ pub(super) fn read(path: &Path, access: Access) -> Result<String, IdentityError>
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(String::new()),
         Err(e) => return Err(failed("read", path, e)),
     };
-    if access == Access::Secret {
-        check_permissions(&file, path)?;
-    }
-    let mut bytes = Vec::new();
+    guard::check_file(&file, path, access)?;
+    // With room for all of it from the start: what grows leaves copies behind.
+    let room = file.metadata().map_or(0, |metadata| metadata.len().min(MAX_FILE) as usize + 1);
+    let mut bytes = Vec::with_capacity(room);
     (&file).take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|e| failed("read", path, e))?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(failed("read", path, io::Error::other(format!("it is larger than {MAX_FILE} bytes"))));
@@ -48,23 +50,29 @@ pub(super) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     (1..).zip(text.lines().map(str::trim)).filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
 }
 
-/// `text` with a line more at its end.
-pub(super) fn with_line(mut text: String, line: &str) -> String {
-    if !text.is_empty() && !text.ends_with('\n') {
-        text.push('\n');
+/// `text` without the lines of these numbers, and with a line more at its end. In one piece of memory, which is
+/// wiped: it may hold secrets.
+pub(super) fn exchanged(text: &str, numbers: &[usize], line: &str) -> Zeroizing<String> {
+    let mut result = Zeroizing::new(String::with_capacity(text.len() + line.len() + 2));
+    kept(text, numbers).for_each(|line| result.push_str(line));
+    if !result.is_empty() && !result.ends_with('\n') {
+        result.push('\n');
     }
-    text.push_str(line);
-    text.push('\n');
-    text
+    result.push_str(line);
+    result.push('\n');
+    result
 }
 
 /// `text` without the lines of these numbers; all else stays as it is.
-pub(super) fn without_lines(text: &str, numbers: &[usize]) -> String {
-    (1..)
-        .zip(text.split_inclusive('\n'))
-        .filter(|(number, _)| !numbers.contains(number))
-        .map(|(_, line)| line)
-        .collect()
+pub(super) fn without_lines(text: &str, numbers: &[usize]) -> Zeroizing<String> {
+    let mut result = Zeroizing::new(String::with_capacity(text.len()));
+    kept(text, numbers).for_each(|line| result.push_str(line));
+    result
+}
+
+fn kept<'t>(text: &'t str, numbers: &[usize]) -> impl Iterator<Item = &'t str> {
+    let lines = (1..).zip(text.split_inclusive('\n'));
+    lines.filter(|(number, _)| !numbers.contains(number)).map(|(_, line)| line)
 }
 
 /// Replaces a file as a whole: readers see the old text or the new one, also after a crash. Where the
@@ -114,6 +122,7 @@ impl Lock {
     /// must not stop a host, which lets clients in under this lock.
     pub(super) fn take(directory: &Path) -> Result<Lock, IdentityError> {
         create_directory(directory)?;
+        guard::check_directory(directory)?;
         let path = directory.join("lock");
         let file = OpenOptions::new()
             .write(true)
@@ -158,24 +167,13 @@ fn beside(path: &Path) -> PathBuf {
 fn create_new(path: &Path, access: Access) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
+    // Whatever the umask: a file that others can change is not read again.
     #[cfg(unix)]
-    if access == Access::Secret {
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    }
+    std::os::unix::fs::OpenOptionsExt::mode(
+        &mut options,
+        if access == Access::Secret { 0o600 } else { 0o644 },
+    );
     options.open(path)
-}
-
-#[cfg(unix)]
-fn check_permissions(file: &File, path: &Path) -> Result<(), IdentityError> {
-    use std::os::unix::fs::PermissionsExt;
-
-    let mode = file.metadata().map_err(|e| failed("read", path, e))?.permissions().mode() & 0o7777;
-    if mode & 0o077 == 0 { Ok(()) } else { Err(IdentityError::Permissions { path: path.into(), mode }) }
-}
-
-#[cfg(not(unix))]
-fn check_permissions(_file: &File, _path: &Path) -> Result<(), IdentityError> {
-    Ok(())
 }
 
 #[cfg(test)]
@@ -186,8 +184,10 @@ mod tests {
     fn comments_and_order_stay_when_a_line_goes() {
         let text = "# mine\n\none\ntwo # second\nthree";
         assert_eq!(lines(text).map(|(n, _)| n).collect::<Vec<_>>(), [3, 4, 5]);
-        assert_eq!(without_lines(text, &[4]), "# mine\n\none\nthree");
-        assert_eq!(with_line(text.into(), "four"), "# mine\n\none\ntwo # second\nthree\nfour\n");
+        assert_eq!(*without_lines(text, &[4]), "# mine\n\none\nthree");
+        assert_eq!(*exchanged(text, &[], "four"), "# mine\n\none\ntwo # second\nthree\nfour\n");
+        assert_eq!(*exchanged(text, &[3, 5], "four"), "# mine\n\ntwo # second\nfour\n");
+        assert_eq!(*exchanged("", &[], "one"), "one\n");
     }
 
     #[test]

@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use directories::ProjectDirs;
 
-use super::IdentityError;
+use super::{
+    IdentityError,
+    file::{self, Access},
+};
 
 /// The directories of one identity. Nothing is created until something is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +49,15 @@ impl Home {
     /// The configuration file.
     pub fn config_file(&self) -> PathBuf {
         self.config.join("config.toml")
+    }
+
+    /// The text of the configuration file, empty where there is none. As it may say who is let in, it is held to
+    /// what holds for the other files.
+    ///
+    /// # Errors
+    /// It cannot be read, is no text, or others can change it.
+    pub fn read_config(&self) -> Result<String, IdentityError> {
+        file::read(&self.config_file(), Access::Plain)
     }
 
     /// This installation's private key.

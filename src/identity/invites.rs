@@ -1,7 +1,7 @@
 //! The file of open invites.
 //!
-//! A line is `ID NAME SECRET EXPIRY`: the public part of the code, the host's name that it opens, the
-//! secret in base32, and Unix time in seconds.
+//! A line is `ID NAME SECRET EXPIRY [services=LABEL,…]`: the public part of the code, the host's name that it
+//! opens, the secret in base32, Unix time in seconds, and what it lets use where that is not everything.
 
 use std::path::Path;
 
@@ -9,13 +9,18 @@ use data_encoding::BASE32_NOPAD;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{
-    Code, IdentityError, Name,
+    Code, Grant, IdentityError, Name,
     file::{self, Access},
+    grant,
     invite::{parse_id, show_id},
 };
 
 /// Most open invites: enough for a class room, few enough to be read at every introduction.
 const MAX_INVITES: usize = 256;
+
+/// What a new file begins with.
+const HEAD: &str =
+    "# open invites: ID NAME SECRET EXPIRY [services=...]; whoever can read this can use them\n";
 
 /// An invite that was made and not used yet.
 #[derive(Debug, Clone)]
@@ -28,6 +33,8 @@ pub struct OpenInvite {
     pub name: Name,
     /// Unix time in seconds from which on it is not accepted.
     pub expiry: u64,
+    /// What the client may use who comes with it.
+    pub grant: Grant,
 }
 
 /// All invites of the file, expired ones too.
@@ -37,7 +44,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<OpenInvite>, IdentityError> {
 }
 
 /// Adds an invite, and removes those that have expired. Needs the lock.
-pub(super) fn add(path: &Path, code: &Code, name: &Name, expiry: u64, now: u64) -> Result<(), IdentityError> {
+pub(super) fn add(path: &Path, invite: &OpenInvite, now: u64) -> Result<(), IdentityError> {
+    let OpenInvite { code, name, expiry, grant, .. } = invite;
     let text = Zeroizing::new(file::read(path, Access::Secret)?);
     let invites = parse(path, &text)?;
     let (dead, open): (Vec<_>, Vec<_>) =
@@ -47,25 +55,25 @@ pub(super) fn add(path: &Path, code: &Code, name: &Name, expiry: u64, now: u64) 
     }
     let dead: Vec<_> = dead.iter().map(|invite| invite.line).collect();
     let mut secret = BASE32_NOPAD.encode(code.secret()).to_ascii_lowercase();
-    let line = Zeroizing::new(format!("{} {name} {secret} {expiry}", show_id(code.id())));
+    let line = Zeroizing::new(format!("{} {name} {secret} {expiry} {}", show_id(code.id()), grant.option()));
     secret.zeroize();
-    let mut kept = file::without_lines(&text, &dead);
-    if kept.is_empty() {
-        kept.push_str("# open invites: ID NAME SECRET EXPIRY; whoever can read this can use them\n");
-    }
-    let text = Zeroizing::new(file::with_line(kept, &line));
+    let text = match text.is_empty() {
+        true => HEAD,
+        false => text.as_str(),
+    };
+    let text = file::exchanged(text, &dead, line.trim_end());
     file::replace(path, &text, Access::Secret)
 }
 
-/// Removes the invite if it opens `name` and has not expired; false if there is no such invite (any
-/// more). Needs the lock.
-pub(super) fn take(path: &Path, name: &Name, id: u64, now: u64) -> Result<bool, IdentityError> {
+/// Removes the invite if it opens `name` and has not expired: what it grants; `None` if there is no such invite
+/// (any more). Needs the lock.
+pub(super) fn take(path: &Path, name: &Name, id: u64, now: u64) -> Result<Option<Grant>, IdentityError> {
     let text = Zeroizing::new(file::read(path, Access::Secret)?);
     let invites = parse(path, &text)?;
-    let Some(invite) = find(&invites, name, id, now) else { return Ok(false) };
-    let rest = Zeroizing::new(file::without_lines(&text, &[invite.line]));
+    let Some(invite) = find(&invites, name, id, now) else { return Ok(None) };
+    let rest = file::without_lines(&text, &[invite.line]);
     file::replace(path, &rest, Access::Secret)?;
-    Ok(true)
+    Ok(Some(invite.grant.clone()))
 }
 
 /// The invite of that public part, if it opens `name` and has not expired.
@@ -79,7 +87,7 @@ fn parse(path: &Path, text: &str) -> Result<Vec<OpenInvite>, IdentityError> {
             parse_line(line, text).ok_or_else(|| IdentityError::Malformed {
                 path: path.into(),
                 line,
-                why: "not an invite (ID NAME SECRET EXPIRY)".into(),
+                why: "not an invite (ID NAME SECRET EXPIRY [services=LABEL,…])".into(),
             })
         })
         .collect()
@@ -93,8 +101,10 @@ fn parse_line(line: usize, text: &str) -> Option<OpenInvite> {
     let bytes = Zeroizing::new(BASE32_NOPAD.decode(encoded.as_bytes()).ok()?);
     let secret = Zeroizing::new(bytes.as_slice().try_into().ok()?);
     let expiry = fields.next()?.parse().ok()?;
-    match fields.next() {
-        None => Some(OpenInvite { line, code: Code::from_parts(id, secret), name, expiry }),
-        Some(_) => None,
-    }
+    let grant = match fields.next() {
+        None => Grant::All,
+        Some(option) => option.strip_prefix(grant::OPTION)?.parse().ok()?,
+    };
+    let invite = OpenInvite { line, code: Code::from_parts(id, secret), name, expiry, grant };
+    fields.next().is_none().then_some(invite)
 }

@@ -1,12 +1,13 @@
 //! Who is let in, and who is believed to be whom.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     time::{Duration, SystemTime},
 };
 
 use super::{
-    Code, Entry, Home, IdentityError, Name, OpenInvite, ServerName,
+    AuthorisedClient, Code, Entry, Grant, Home, IdentityError, Name, OpenInvite, ServerName,
     file::{self, Lock},
     invites, keyed,
 };
@@ -17,7 +18,7 @@ use crate::secure::{Psk, PublicKey};
 #[derive(Debug, Clone)]
 pub struct Trust {
     home: Home,
-    allowed: Vec<PublicKey>,
+    allowed: Vec<(PublicKey, Grant)>,
 }
 
 /// What pinning a key did.
@@ -48,7 +49,7 @@ impl Trust {
     }
 
     /// With clients that are let in for this run, whatever the files say (`--allow`).
-    pub fn allowing(mut self, keys: impl IntoIterator<Item = PublicKey>) -> Trust {
+    pub fn allowing(mut self, keys: impl IntoIterator<Item = (PublicKey, Grant)>) -> Trust {
         self.allowed.extend(keys);
         self
     }
@@ -63,11 +64,22 @@ impl Trust {
     /// # Errors
     /// A file that cannot be read or has a malformed line; so for all methods here.
     pub fn is_authorised(&self, key: &PublicKey) -> Result<bool, IdentityError> {
-        Ok(self.allowed.contains(key) || self.clients()?.iter().any(|client| client.key == *key))
+        Ok(self.grants()?.contains_key(key))
+    }
+
+    /// Every client that may in, with what it may use: all that its lines say, where there are several.
+    pub fn grants(&self) -> Result<BTreeMap<PublicKey, Grant>, IdentityError> {
+        let listed = self.clients()?.into_iter().map(|client| (client.key, client.grant));
+        let mut grants = BTreeMap::new();
+        for (key, grant) in self.allowed.iter().cloned().chain(listed) {
+            let known = grants.remove(&key).unwrap_or(Grant::NOTHING);
+            grants.insert(key, grant.and(known));
+        }
+        Ok(grants)
     }
 
     /// The lines of `authorized_clients`.
-    pub fn clients(&self) -> Result<Vec<Entry>, IdentityError> {
+    pub fn clients(&self) -> Result<Vec<AuthorisedClient>, IdentityError> {
         keyed::read_clients(&self.home.authorized_clients())
     }
 
@@ -78,16 +90,17 @@ impl Trust {
             || self.invites()?.iter().any(|invite| invite.name == *name && invite.expiry > now))
     }
 
-    /// Lets a client in from now on; false if it was in already.
-    pub fn authorise(&self, key: &PublicKey, comment: &str) -> Result<bool, IdentityError> {
+    /// Lets a client in from now on, to use what is granted and nothing else; false if just that was so
+    /// already. Without a comment the old one stays.
+    pub fn authorise(&self, key: &PublicKey, grant: Grant, comment: &str) -> Result<bool, IdentityError> {
         let _lock = self.lock()?;
-        self.authorise_locked(key, comment)
+        self.authorise_locked(key, |_| grant, comment)
     }
 
     /// Takes the right to come in away; false if the client did not have it.
     pub fn revoke(&self, key: &PublicKey) -> Result<bool, IdentityError> {
         let _lock = self.lock()?;
-        let lines: Vec<_> = self.clients()?.into_iter().filter(|client| client.key == *key).collect();
+        let lines: Vec<_> = self.clients()?.iter().filter(|c| c.key == *key).map(|c| c.line).collect();
         if lines.is_empty() {
             return Ok(false);
         }
@@ -95,10 +108,12 @@ impl Trust {
         Ok(true)
     }
 
-    /// Makes an invite to `name` from 24 random bytes. `now` is Unix time in seconds.
+    /// Makes an invite to `name` from 24 random bytes, for the services that are granted. `now` is Unix time in
+    /// seconds.
     pub fn open_invite(
         &self,
         name: &Name,
+        grant: Grant,
         random: &[u8; 24],
         now: u64,
         ttl: Duration,
@@ -106,7 +121,9 @@ impl Trust {
         let code = Code::from_random(random);
         let _lock = self.lock()?;
         file::create_directory(self.home.state_dir())?;
-        invites::add(&self.home.invites(), &code, name, now.saturating_add(ttl.as_secs()), now)?;
+        let expiry = now.saturating_add(ttl.as_secs());
+        let invite = OpenInvite { line: 0, code: code.clone(), name: name.clone(), expiry, grant };
+        invites::add(&self.home.invites(), &invite, now)?;
         Ok(code)
     }
 
@@ -121,16 +138,14 @@ impl Trust {
     }
 
     /// A client has proved the secret of an invite: uses the invite up and lets the client in from now
-    /// on. False if somebody else used it meanwhile, or it expired: then nothing is granted.
+    /// on, to use what the invite grants and what it was granted before. False if somebody else used it meanwhile, or it expired: then nothing is granted.
     ///
     /// The invite goes first: a crash in between costs an invite, and never lets it be used twice.
     pub fn use_up(&self, name: &Name, id: u64, key: &PublicKey, now: u64) -> Result<bool, IdentityError> {
         let _lock = self.lock()?;
-        if !invites::take(&self.home.invites(), name, id, now)? {
-            return Ok(false);
-        }
+        let Some(grant) = invites::take(&self.home.invites(), name, id, now)? else { return Ok(false) };
         let date = humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_secs(now));
-        self.authorise_locked(key, &format!("invited to {name} {date}"))?;
+        self.authorise_locked(key, |known| known.and(grant), &format!("invited to {name} {date}"))?;
         Ok(true)
     }
 
@@ -163,11 +178,11 @@ impl Trust {
         let _lock = self.lock()?;
         let is_meant =
             |label: &str| label == subject || label.split_once('@').is_some_and(|(name, _)| name == subject);
-        let lines: Vec<_> = self.hosts()?.into_iter().filter(|host| is_meant(&host.label)).collect();
-        if !lines.is_empty() {
-            keyed::remove(&self.home.known_hosts(), &lines)?;
+        let gone: Vec<_> = self.hosts()?.into_iter().filter(|host| is_meant(&host.label)).collect();
+        if !gone.is_empty() {
+            keyed::remove(&self.home.known_hosts(), &Vec::from_iter(gone.iter().map(|host| host.line)))?;
         }
-        Ok(lines)
+        Ok(gone)
     }
 
     /// The line of `known_servers` for that rendezvous server.
@@ -184,16 +199,32 @@ impl Trust {
         self.pin(&self.home.known_servers(), &server.to_string(), key, explanation)
     }
 
-    fn authorise_locked(&self, key: &PublicKey, comment: &str) -> Result<bool, IdentityError> {
-        if self.clients()?.iter().any(|client| client.key == *key) {
+    /// `grant` is told what is granted now.
+    fn authorise_locked(
+        &self,
+        key: &PublicKey,
+        grant: impl FnOnce(Grant) -> Grant,
+        comment: &str,
+    ) -> Result<bool, IdentityError> {
+        let known: Vec<_> = self.clients()?.into_iter().filter(|client| client.key == *key).collect();
+        let before = known.iter().fold(Grant::NOTHING, |all, client| all.and(client.grant.clone()));
+        let grant = grant(before.clone());
+        if !known.is_empty() && grant == before {
             return Ok(false);
         }
         check_readable(key)?;
-        // A comment from elsewhere must not become a second line.
+        // A comment from elsewhere must not become a second line, or an option.
         let comment = comment.replace(char::is_control, " ");
-        let line = format!("{key} {comment}");
-        let explanation = "clients that expose lets in, a line each: KEY [comment]";
-        keyed::add(&self.home.authorized_clients(), line.trim_end(), explanation)?;
+        let old = known.first().map(|client| client.comment.clone());
+        let comment = Some(comment.trim().to_owned()).filter(|c| !c.is_empty()).or(old).unwrap_or_default();
+        let line = AuthorisedClient { line: 0, key: *key, grant, comment };
+        let text = line.to_string();
+        if keyed::parse_client(0, &text).map_err(IdentityError::Comment)? != line {
+            return Err(IdentityError::Comment("it does not read back".into()));
+        }
+        let explanation = "clients that expose lets in, a line each: KEY [services=LABEL,...] [comment]";
+        let lines: Vec<_> = known.iter().map(|client| client.line).collect();
+        keyed::exchange(&self.home.authorized_clients(), &lines, &text, explanation)?;
         Ok(true)
     }
 

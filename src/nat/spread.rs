@@ -55,6 +55,8 @@ pub(super) fn fit(draws: &[Observation], mapping: Mapping) -> Fit {
             (lowest, high.saturating_add(more), (high - low).saturating_add(1))
         }
     };
+    // Nobody has port 0, whatever a server says and wherever a block begins.
+    let low = low.max(1);
     let model = Model::Band { low, high, size, meet: meet(low, high, ports().collect()) };
     Fit { model, mapping, confidence: percent(1.0 - chance) }
 }
@@ -104,13 +106,34 @@ fn block(n: usize, low: u16, high: u16) -> Option<(u16, u16)> {
 #[cfg(test)]
 mod tests {
     use crate::nat::{
-        Model, Prediction, predict,
+        Mapping, Model, Observation, Prediction, predict,
         synthetic::{Dice, Nat, batch, locals, two_groups},
     };
 
     fn holds_the_next(found: &Prediction, nat: &mut Nat) -> bool {
         let next = nat.open(1, "203.0.113.9:5".parse().unwrap()).port();
         matches!(found.model, Model::Band { low, high, .. } if (low..=high).contains(&next))
+    }
+
+    /// A server could say so; the prediction would not be sound, and the peer would not plan with it.
+    #[test]
+    fn a_block_that_begins_with_port_0_is_taken_from_port_1() {
+        for lowest in [0, 1, 7] {
+            let draws: Vec<_> = (0..16u8)
+                .map(|number| Observation {
+                    number,
+                    local: 0,
+                    local_port: 5000,
+                    server: "203.0.113.9:5".parse().unwrap(),
+                    observed: ([198, 51, 100, 1], lowest + u16::from(number) * 997 % 1009).into(),
+                    at_us: u64::from(number),
+                })
+                .collect();
+            let found = super::fit(&draws, Mapping::AddressAndPortDependent);
+            let Model::Band { low, high, .. } = found.model else { panic!("{:?}", found.model) };
+            assert!(low == 1 && high > 1000, "{:?}", found.model);
+            assert!(Prediction::new([198, 51, 100, 1].into(), found.model, found.mapping, 50).is_sound());
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     endpoint::{AskId, Input},
+    identity::Grant,
     secure::{Psk, PublicKey},
     wire::{peer::Goodbye, server::Decline},
 };
@@ -27,6 +28,13 @@ pub trait Admission: Send + Sync + 'static {
     fn admitted(&self, key: &PublicKey, invite: Option<u64>) -> Result<(), Goodbye> {
         let _ = (key, invite);
         Ok(())
+    }
+
+    /// Which services this client may use, of all that are exposed: asked for each stream that it opens, and
+    /// for those that it has whenever [`Host::reconsider`](super::Host::reconsider) is called. Answer from memory.
+    fn grant(&self, key: &PublicKey) -> Grant {
+        let _ = key;
+        Grant::All
     }
 }
 

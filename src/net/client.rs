@@ -334,6 +334,14 @@ struct Introductions(Arc<watch::Sender<Phase>>);
 
 impl Arrivals for Introductions {
     fn session(&mut self, tunnel: Arc<Tunnel>) {
+        tokio::spawn(refuse_all(tunnel.clone()));
         self.0.send_replace(Phase::Introduced(tunnel));
+    }
+}
+
+/// A client offers nothing: what its host opens is reset, and does not pile up.
+async fn refuse_all(tunnel: Arc<Tunnel>) {
+    while let Some((stream, _)) = tunnel.accept().await {
+        stream.reset(ResetReason::NotAllowed);
     }
 }

@@ -39,14 +39,16 @@ pub enum Event {
         /// Why, in words.
         why: String,
     },
-    /// A stream did not come to be: the service was not reached (on both sides), or the host does not
-    /// have it or has too many streams (on the client's side).
+    /// A stream did not come to be, or had to end: the service was not reached or may not be used by that client
+    /// (on both sides), or the host does not have it or has too many streams (on the client's side).
     StreamRefused {
         /// On the client's side as it asked for it, `None` for the first one; on the host's side the
         /// service itself.
         service: Option<String>,
         /// Why.
         reason: ResetReason,
+        /// On the host's side whose stream it is.
+        client: Option<PublicKey>,
     },
     /// A session is over.
     SessionEnded {

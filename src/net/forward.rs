@@ -107,25 +107,40 @@ impl LocalPort {
                     }
                 };
                 if let Some(reason) = refused.filter(is_refusal) {
-                    events.tell(Event::StreamRefused { service, reason });
+                    events.tell(Event::StreamRefused { service, reason, client: None });
                 }
             });
         }
     }
 }
 
-/// Connects to a service and copies until both directions have ended.
-pub(super) async fn serve(service: &Service, stream: &Stream, events: &EventSource) {
-    match dial(service).await {
-        Ok(local) => {
-            // The client has reset it, which is its right.
-            splice(&local, stream).await.ok();
-        }
-        Err(reason) => {
-            stream.abort(reason);
-            events.tell(Event::StreamRefused { service: Some(service.to_string()), reason });
-        }
-    }
+/// Connects to a service and copies until both directions have ended, or until `forbidden` comes: then both
+/// sides are reset.
+pub(super) async fn serve(
+    service: &Service,
+    stream: &Stream,
+    events: &EventSource,
+    forbidden: impl Future<Output = ()>,
+) {
+    let mut forbidden = std::pin::pin!(forbidden);
+    let dialled = tokio::select! {
+        dialled = dial(service) => dialled,
+        () = &mut forbidden => Err(ResetReason::NotAllowed),
+    };
+    let reason = match dialled {
+        Ok(local) => tokio::select! {
+            // Where the client has reset it, that was its right.
+            _ = splice(&local, stream) => return,
+            () = forbidden => {
+                reset(&local);
+                ResetReason::NotAllowed
+            }
+        },
+        Err(reason) => reason,
+    };
+    stream.abort(reason);
+    let (service, client) = (Some(service.to_string()), Some(stream.remote()));
+    events.tell(Event::StreamRefused { service, reason, client });
 }
 
 /// A stream that did not come to be, as against one that came to an end.

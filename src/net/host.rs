@@ -1,16 +1,16 @@
 //! A host: exposes services under a name.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use tokio::{
-    sync::{Mutex, mpsc},
+    sync::{Mutex, mpsc, watch},
     task::JoinHandle,
 };
 
 use super::{
     admission::Admission,
     agent::{Agent, Arrivals, Commands, Surroundings},
-    event::{EventSource, Events},
+    event::{Event, EventSource, Events},
     forward,
     setup::{Common, common_setters, generate_key},
     status::{Monitor, Status},
@@ -21,7 +21,7 @@ use crate::{
     endpoint::{Input, PeerId, Role},
     error::{Error, NetworkError},
     forward::{Service, Services},
-    identity::Name,
+    identity::{Grant, Name},
     secure::PublicKey,
     wire::{
         peer::Goodbye,
@@ -46,6 +46,7 @@ pub struct Host {
     commands: Commands,
     agent: JoinHandle<()>,
     incoming: Mutex<mpsc::Receiver<Incoming>>,
+    grants_changed: watch::Sender<()>,
     events: EventSource,
     key: PublicKey,
 }
@@ -102,6 +103,12 @@ impl Host {
         self.commands.send(Input::End { peer, why }).await.ok();
     }
 
+    /// Says that [grants](Admission::grant) have changed: streams to services that their client may not use any
+    /// more are reset. Those that the program serves [itself](HostBuilder::accept) are the program's.
+    pub fn reconsider(&self) {
+        self.grants_changed.send_replace(());
+    }
+
     /// Says that an address or a route of this machine changed, or that it woke from sleep.
     pub async fn network_changed(&self) {
         self.commands.send(Input::NetworkChanged).await.ok();
@@ -153,7 +160,15 @@ impl HostBuilder {
         let settings = self.common.settings(key, role).await?;
         let (handed, incoming) = mpsc::channel(WAITING);
         let events = self.common.events;
-        let exposed = Exposed { services, labels: self.labels, handed, events: events.clone() };
+        let grants_changed = watch::Sender::new(());
+        let exposed = Exposed {
+            services,
+            labels: self.labels,
+            handed,
+            admission: self.admission.clone(),
+            grants_changed: grants_changed.subscribe(),
+            events: events.clone(),
+        };
         let around = Surroundings {
             udp_port: self.common.udp_port,
             punch_ports: self.common.punch_ports.clone(),
@@ -166,7 +181,7 @@ impl HostBuilder {
         let (agent, commands) = Agent::new(settings, around)
             .map_err(|source| NetworkError::Socket { operation: "open a UDP socket".into(), source })?;
         let agent = tokio::spawn(agent.run());
-        Ok(Host { commands, agent, incoming: Mutex::new(incoming), events, key: public })
+        Ok(Host { commands, agent, incoming: Mutex::new(incoming), grants_changed, events, key: public })
     }
 }
 
@@ -183,6 +198,8 @@ struct Exposed {
     services: Option<Services>,
     labels: BTreeSet<String>,
     handed: mpsc::Sender<Incoming>,
+    admission: Arc<dyn Admission>,
+    grants_changed: watch::Receiver<()>,
     events: EventSource,
 }
 
@@ -194,22 +211,66 @@ async fn serve_all(exposed: Arc<Exposed>, tunnel: Arc<Tunnel>) {
 
 /// One stream, from OPEN to its end.
 async fn serve(exposed: Arc<Exposed>, stream: Stream, request: OpenRequest) {
-    match exposed.find(&request) {
-        Ok(Found::Service(service)) => forward::serve(service, &stream, &exposed.events).await,
-        Ok(Found::Label(service)) => {
+    // From here on, so that no change is missed.
+    let mut changed = exposed.grants_changed.clone();
+    changed.mark_unchanged();
+    let found = match exposed.find(&request) {
+        Ok(found) => found,
+        Err(reason) => return stream.reset(reason),
+    };
+    let client = stream.remote();
+    match found {
+        _ if !exposed.may_use(&client, found) => {
+            let service = Some(found.to_string());
+            stream.reset(ResetReason::NotAllowed);
+            let reason = ResetReason::NotAllowed;
+            exposed.events.tell(Event::StreamRefused { service, reason, client: Some(client) });
+        }
+        Found::Service(service) => {
+            let forbidden = async {
+                while exposed.may_use(&client, found) {
+                    if changed.changed().await.is_err() {
+                        // The host has stopped, and with it all streams.
+                        std::future::pending::<()>().await;
+                    }
+                }
+            };
+            forward::serve(service, &stream, &exposed.events, forbidden).await;
+        }
+        Found::Label(service) => {
             let incoming = Incoming { service: service.clone(), stream };
             exposed.handed.send(incoming).await.ok();
         }
-        Err(reason) => stream.reset(reason),
     }
 }
 
+#[derive(Clone, Copy, PartialEq)]
 enum Found<'e> {
     Service(&'e Service),
     Label(&'e String),
 }
 
+impl fmt::Display for Found<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Found::Service(service) => service.fmt(f),
+            Found::Label(label) => f.write_str(label),
+        }
+    }
+}
+
 impl Exposed {
+    /// A grant names services as requests do: a word is what it leads to.
+    fn may_use(&self, client: &PublicKey, found: Found<'_>) -> bool {
+        match self.admission.grant(client) {
+            Grant::All => true,
+            Grant::Only(words) => words.into_iter().any(|word| {
+                let request = OpenRequest { service: Some(word) };
+                self.find(&request) == Ok(found)
+            }),
+        }
+    }
+
     fn find(&self, request: &OpenRequest) -> Result<Found<'_>, ResetReason> {
         let label = match (&request.service, &self.services) {
             (Some(word), _) => self.labels.get(word),

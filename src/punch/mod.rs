@@ -23,4 +23,4 @@ pub use self::{
 
 /// Version of [`plan()`]: peers with different versions do not start a round together. Goes up with
 /// every change that makes two builds compute different plans from the same input.
-pub const PLAN_VERSION: u8 = 2;
+pub const PLAN_VERSION: u8 = 3;

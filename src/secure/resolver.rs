@@ -27,6 +27,10 @@ impl Resolver {
 
 /// The public key of a private one.
 pub(super) fn public_key(private: &[u8; 32]) -> [u8; 32] {
+    #[cfg(fuzzing)]
+    if let Some(public) = remembered::public_key(private) {
+        return public;
+    }
     let public = load(private).compute_public_key().expect("an X25519 private key has a public key");
     public.as_ref().try_into().expect("an X25519 public key has 32 bytes")
 }
@@ -34,9 +38,47 @@ pub(super) fn public_key(private: &[u8; 32]) -> [u8; 32] {
 /// The shared secret; `None` where it would be zero, that is, for a public point of small order: aws-lc
 /// refuses those itself (RFC 7748 §6.1), and a test below holds it to that.
 pub(super) fn agree(private: &[u8; 32], public: &[u8; 32]) -> Option<Zeroizing<[u8; 32]>> {
+    #[cfg(fuzzing)]
+    return remembered::agree(private, public);
+    #[cfg(not(fuzzing))]
+    compute(private, public)
+}
+
+fn compute(private: &[u8; 32], public: &[u8; 32]) -> Option<Zeroizing<[u8; 32]>> {
     let public = agreement::UnparsedPublicKey::new(&agreement::X25519, public);
     agreement::agree(&load(private), public, (), |secret| secret.try_into().map(Zeroizing::new).map_err(drop))
         .ok()
+}
+
+/// What was computed before: the keys of fuzz targets come from fixed seeds, and ten agreements a handshake take more
+/// time than everything that is to be tested.
+#[cfg(fuzzing)]
+mod remembered {
+    use std::{cell::RefCell, collections::BTreeMap};
+
+    use zeroize::Zeroizing;
+
+    const MOST: usize = 4096;
+
+    type Known = BTreeMap<([u8; 32], [u8; 32]), Option<Zeroizing<[u8; 32]>>>;
+
+    thread_local!(static KNOWN: RefCell<Known> = RefCell::default());
+
+    pub(super) fn agree(private: &[u8; 32], public: &[u8; 32]) -> Option<Zeroizing<[u8; 32]>> {
+        KNOWN.with_borrow_mut(|known| {
+            if known.len() >= MOST {
+                known.clear();
+            }
+            known.entry((*private, *public)).or_insert_with(|| super::compute(private, public)).clone()
+        })
+    }
+
+    /// The public key is the agreement with the base point.
+    pub(super) fn public_key(private: &[u8; 32]) -> Option<[u8; 32]> {
+        let mut base = [0; 32];
+        base[0] = 9;
+        agree(private, &base).map(|public| *public)
+    }
 }
 
 fn load(private: &[u8; 32]) -> agreement::PrivateKey {

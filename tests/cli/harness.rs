@@ -180,6 +180,12 @@ impl Running {
         self.child.id()
     }
 
+    /// Waits for the end, whatever was said.
+    #[cfg(unix)]
+    pub(crate) fn ended(mut self) -> std::process::ExitStatus {
+        self.child.wait().expect("ended")
+    }
+
     /// Its standard input, where that was made a pipe.
     pub(crate) fn stdin(&mut self) -> ChildStdin {
         self.child.stdin.take().expect("a pipe")
@@ -221,6 +227,12 @@ impl Server {
     /// With further options.
     pub(crate) fn start_with(options: &[&str]) -> Server {
         Server::start_in(Home::new(), options)
+    }
+
+    /// With everything in its log.
+    #[cfg(unix)]
+    pub(crate) fn start_traced() -> Server {
+        Server::start_in(Home::new().with("RUST_LOG", "trace"), &["-vv"])
     }
 
     /// The one whose key and names are in that home.

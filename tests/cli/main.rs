@@ -3,8 +3,11 @@
 
 #[cfg(target_os = "linux")]
 mod calls;
+mod granted;
 mod harness;
 mod network;
+#[cfg(unix)]
+mod secrets;
 #[cfg(unix)]
 mod signals;
 #[cfg(unix)]

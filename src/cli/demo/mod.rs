@@ -17,7 +17,7 @@ use std::{
 use punchtunnel::{
     Error, endpoint,
     forward::{LocalRule, Service},
-    identity::{Home, Name, ServerName, Trust},
+    identity::{Grant, Home, Name, ServerName, Trust},
     net::{Client, Event, Events, Host, LocalPort, Server},
     secure::PublicKey,
 };
@@ -77,7 +77,7 @@ async fn perform(homes: &Homes, args: DemoArgs, output: &Output, report: &mut Re
     let mut builder = Host::builder(name.as_str())
         .rendezvous(address.to_string())
         .key(load_key(host_trust.home().identity_key())?)
-        .admission(HostDoor { trust: host_trust.clone(), name: name.clone() })
+        .admission(HostDoor::new(host_trust.clone(), name.clone()))
         .service(Service { label: Some(LABEL.into()), host: None, port: echo.port() });
     for probe in &probes {
         builder = builder.probe_server(probe.to_string());
@@ -88,7 +88,7 @@ async fn perform(homes: &Homes, args: DemoArgs, output: &Output, report: &mut Re
     report.step(&format!("host registered as \"{name}\", exposing {LABEL}={}", echo.port()));
 
     output.live("connecting with an invite");
-    let code = invite::open(&host_trust, &name, INVITE_TTL)?;
+    let code = invite::open(&host_trust, &name, Grant::All, INVITE_TTL)?;
     let client_trust = Trust::new(Home::at(homes.of("client")));
     let client_key = load_key(client_trust.home().identity_key())?;
     let mut builder = Client::builder(name.as_str())

@@ -18,7 +18,7 @@
 //!   drawn when     |----x----|----x----|------x------|     x: what the peer's group aims at
 //! ```
 
-use super::{Manners, Opening, Pair, Plan, known, shift::Shift};
+use super::{LOWEST_PORT, Manners, Opening, Pair, Plan, known, shift::Shift};
 use crate::nat::Model;
 
 /// Standard deviations of the shift on either side of the agreed port, in halves, where there is one:
@@ -124,7 +124,9 @@ pub(super) fn comb(pair: &Pair, model: &Model, count: u64, own: bool) -> Option<
             let part = u64::from(size) * u64::from(pair.budget.block_percent) / 100;
             let left = part.saturating_sub(if own { pair.spent.into() } else { 0 });
             let sockets = left.min(pair.budget.openings.into());
-            (sockets > 0).then(|| vec![Group { local: None, sockets, port: meet }])
+            // A block below that is nobody's block of ports; what lies there are services.
+            let port = meet.max(LOWEST_PORT);
+            (sockets > 0).then(|| vec![Group { local: None, sockets, port }])
         }
         // A port that is kept towards one destination only: a burst of one, which always hits.
         Model::Fixed { ref ports } => {

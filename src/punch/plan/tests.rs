@@ -272,6 +272,17 @@ fn nobody_connects_to_oneself() {
 }
 
 #[test]
+fn a_block_below_port_1024_is_not_aimed_at() {
+    let low = prediction(2, Model::Band { low: 1, high: 2000, size: 2000, meet: 443 });
+    for mine in [band(1), fixed(1, &[4000]), counter(1, 4000, 1, 0)] {
+        for (plan, round) in (0..4).map(|round| (plan(&mine, &low, &terms(true, round)), round)) {
+            assert!(!plan.openings.is_empty());
+            assert!(plan.openings.iter().all(|o| o.remote.port() >= 1024), "{mine:?}, round {round}");
+        }
+    }
+}
+
+#[test]
 fn whatever_a_peer_predicts_the_plan_keeps_to_its_bounds() {
     let mut dice = Dice::new(77);
     let model = |dice: &mut Dice| {
