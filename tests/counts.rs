@@ -17,23 +17,22 @@ use bytes::Bytes;
 
 use crate::pair::{PIECE, Pair};
 
-/// A session record carries up to 64 KiB: 15.3 in 10⁶ bytes. Where the link takes everything that a stream may hold
-/// (256 KiB), what is left behind the full ones is a short one: 3.8 more.
-const SESSION_RECORDS: f64 = 22.0;
+/// A session record carries up to 64 KiB: 15.3 in 10⁶ bytes.
+const SESSION_RECORDS: f64 = 18.0;
 
-/// An acknowledgement for each 256 KiB: 3.8.
-const ACKNOWLEDGEMENTS: f64 = 5.0;
+/// An acknowledgement for each 128 KiB: 7.6.
+const ACKNOWLEDGEMENTS: f64 = 9.0;
 
 /// Credit goes out when a part of a window was read, and windows grow to megabytes where a stream is fast: 0.25 for
 /// one stream, 0.6 for sixteen, whose windows are smaller.
-const CREDIT_RECORDS: f64 = 1.0;
+const CREDIT_RECORDS: f64 = 0.8;
 
 /// Headers, tag and frame, 40 bytes, for 64 KiB are 0.06 %; pieces that end within a record have a frame each.
 const OVERHEAD: f64 = 0.002;
 
-/// For each of 15 to 19 records three at most: the buffer it is sealed in, what shares that buffer between the queue and
-/// the socket, and what shares the buffer that it is opened in with those who read it.
-const ALLOCATIONS: f64 = 55.0;
+/// For each of 15 records three at most: the buffer it is sealed in, what shares that buffer between the queue and
+/// the socket, and what shares the buffer that it is opened in with those who read it. For each acknowledgement as many.
+const ALLOCATIONS: f64 = 70.0;
 
 /// Bytes allocated for each byte moved: the record that is sealed, and the buffer that it is read into and opened in.
 /// Both are often there already. A copy more is 1.0 more.

@@ -10,9 +10,9 @@ use bytes::{Bytes, BytesMut};
 
 use super::whole::Whole;
 
-/// Pieces at least this long are kept as they are. Half a full record: bulk data is never
+/// Pieces at least this long are kept as they are. A quarter of a full record: bulk data is never
 /// copied, and what a piece keeps alive is at most a small multiple of it.
-pub const LARGE: usize = 32 * 1024;
+pub const LARGE: usize = 16 * 1024;
 
 /// Gathered pieces are closed at this length, so that reading does not hand out one enormous piece.
 const GATHERED: usize = 64 * 1024;

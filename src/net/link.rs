@@ -10,10 +10,10 @@ use super::{read_buffer::ReadBuffer, vectored};
 
 /// Size of a receive buffer: a few full records, so that a fast link costs few system calls. What is cut
 /// out of it keeps all of it alive, which is why it is not larger.
-const READ: usize = 512 << 10;
+const READ: usize = 384 << 10;
 
 /// A buffer with less room than two full records is replaced: the part of a record that is at its end
-/// is copied then, a twelfth of all on the average.
+/// is copied then, a tenth of all on the average.
 const LEAST_ROOM: usize = 128 << 10;
 
 /// Most records taken from the session at a time, bytes: two full ones.

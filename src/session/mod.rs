@@ -186,7 +186,7 @@ impl Session {
     /// came in, because that counts as a sign of life.
     ///
     /// A large piece of data that is not read keeps the buffer alive that it came in: buffers of
-    /// 64 to 256 KiB keep that cheap.
+    /// 64 to 384 KiB keep that cheap.
     ///
     /// # Errors
     /// The link is to be killed. [`poll_transmit`](Self::poll_transmit) has one last record that tells

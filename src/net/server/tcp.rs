@@ -172,6 +172,8 @@ pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener, port: Por
                     let result = serve(&shared, stream, from, accepted, port).await;
                     tracing::trace!(%from, ?result, "TCP connection ended");
                 });
+                // It finds its place, and whoever makes room for it has gone, before the next is taken.
+                tokio::task::yield_now().await;
             }
             Err(error) => {
                 tracing::debug!(%error, "accept failed");
