@@ -339,7 +339,10 @@ impl Tunnel {
             count -= length;
             piece.truncate(length);
             let result = match length {
-                0 => Ok(state.session.give_back(piece)),
+                0 => {
+                    state.session.give_back(piece);
+                    Ok(())
+                }
                 LARGE.. => state.session.write_whole(id, piece),
                 // A large buffer is not held for a few bytes.
                 _ => {
