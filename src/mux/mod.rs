@@ -191,6 +191,8 @@ pub struct Mux {
     /// Streams that a CREDIT frame is worth sending for.
     credits: BTreeSet<StreamId>,
     schedule: Schedule,
+    /// A little was sent between the bulk data of other streams.
+    urgent: bool,
     holding: Holding,
     growth: GrowthBudget,
     events: VecDeque<MuxEvent>,
@@ -213,6 +215,7 @@ impl Mux {
             resets: BTreeMap::new(),
             credits: BTreeSet::new(),
             schedule: Schedule::default(),
+            urgent: false,
             holding: Holding::default(),
             growth: GrowthBudget::new(flow::GROWTH_BUDGET),
             events: VecDeque::new(),

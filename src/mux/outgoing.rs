@@ -7,6 +7,9 @@ use super::{
     frame::{self, OpenData},
 };
 
+/// What somebody types, or a program asks: no more than this at a time.
+const LITTLE: usize = 1024;
+
 impl Mux {
     /// Appends frames to `out` until it is `end` bytes long or there is nothing more to send: OPEN,
     /// RESET and CREDIT first, then the streams whose turn it is.
@@ -38,6 +41,12 @@ impl Mux {
         self.schedule.served(count, empty);
         self.wake_writer(id);
         Some(record)
+    }
+
+    /// Whether, since the last call, a stream sent a little while others had more to send: somebody types
+    /// beside a bulk transfer.
+    pub fn take_urgent(&mut self) -> bool {
+        std::mem::take(&mut self.urgent)
     }
 
     /// `false` when the record is full.
@@ -110,6 +119,7 @@ impl Mux {
                 continue;
             }
             let empty = stream.sendable() == 0;
+            self.urgent |= empty && (1..=LITTLE).contains(&count) && self.schedule.iter().nth(1).is_some();
             self.schedule.served(count, empty);
             self.wake_writer(id);
         }

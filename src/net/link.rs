@@ -16,8 +16,8 @@ const READ: usize = 512 << 10;
 /// is copied then, a twelfth of all on the average.
 const LEAST_ROOM: usize = 128 << 10;
 
-/// Most records taken from the session at a time, bytes: four full ones.
-const BATCH: usize = 256 << 10;
+/// Most records taken from the session at a time, bytes: two full ones.
+const BATCH: usize = 128 << 10;
 
 /// The kernel resets a link by itself whose data is not acknowledged for so many times the silence after
 /// which the session holds it for dead. The session comes first where it can, because it knows when a

@@ -70,7 +70,6 @@ use self::{
     keys::Keys,
     link::{Link, LinkStart},
     liveness::Limit,
-    pace::Pace,
     queue::Queue,
     record::LinkMessage,
 };
@@ -85,9 +84,9 @@ use crate::{
     },
 };
 
-/// An acknowledgement goes out at once when this many bytes of session records came in: four full
-/// records, so that it costs next to nothing, and the sender's queue moves on smoothly.
-pub const ACK_BYTES: usize = 256 * 1024;
+/// An acknowledgement goes out at once when this many bytes of session records came in: often enough that
+/// a sender with a small window ([`pace`]) does not wait for it, a hundredth of the work of the bytes.
+pub const ACK_BYTES: usize = 128 * 1024;
 
 /// An acknowledgement waits at most this long for data to ride with. It only frees memory on the other
 /// side; 25 ms of the fastest link is less than half the queue.
@@ -214,14 +213,14 @@ impl Session {
     /// The next bytes for the socket: one session record, or some link records and a small one. To be
     /// called only when the socket can take more.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
-        let next = if self.over { None } else { self.next_size() };
+        let next = if self.over { None } else { self.next_size(now) };
         let link = self.link.as_mut()?;
         let mut out =
             link.transmit(now, self.expected, &self.keys, self.queue.oldest_epoch(), next.is_some());
         match next {
-            Some(size) if out.is_empty() => return self.next_record(size),
+            Some(size) if out.is_empty() => return self.next_record(now, size),
             Some(size) if size <= SMALL_RECORD => {
-                if let Some(record) = self.next_record(size) {
+                if let Some(record) = self.next_record(now, size) {
                     out.put_slice(&record);
                 }
             }
@@ -450,12 +449,12 @@ impl Session {
     }
 
     /// Size of the session record that could be sent now, from above; `None` where there is none.
-    fn next_size(&self) -> Option<usize> {
+    fn next_size(&self, now: Instant) -> Option<usize> {
         let link = self.link.as_ref()?;
         if let Some(queued) = self.queue.get(link.position()?) {
             return Some(queued.len());
         }
-        let window = Pace::window(link.liveness.least_rtt());
+        let window = link.pace.window(now, link.liveness.least_rtt());
         if self.queue.size() >= self.config.queue.min(window) {
             return None;
         }
@@ -466,7 +465,7 @@ impl Session {
     }
 
     /// The session record that is next on this link: from the queue, or sealed now.
-    fn next_record(&mut self, size: usize) -> Option<Bytes> {
+    fn next_record(&mut self, now: Instant, size: usize) -> Option<Bytes> {
         let link = self.link.as_mut()?;
         let at = link.position()?;
         if let Some(queued) = self.queue.get(at) {
@@ -486,6 +485,9 @@ impl Session {
         };
         if record.len() == SESSION_HEADER {
             return None;
+        }
+        if self.mux.take_urgent() {
+            link.pace.urgent(now);
         }
         let (epoch, key) = self.keys.sealing();
         let record = record::seal_session(key, epoch, at, record);
