@@ -296,6 +296,29 @@ fn many_streams_do_not_disturb_each_other() {
 }
 
 #[test]
+fn far_more_than_a_thousand_connections_are_open_at_once() {
+    run(async {
+        let port = service(echo).await;
+        let (_server, _host, client) = trio(&[&port.to_string()]).await;
+        let mut open = Vec::new();
+        for n in 0..1500u32 {
+            let mut stream = client.open(None).await.unwrap();
+            stream.write_all(&n.to_be_bytes()).await.unwrap();
+            open.push(stream);
+        }
+        for (n, stream) in open.iter_mut().enumerate() {
+            let mut answer = [0; 4];
+            stream.read_exact(&mut answer).await.unwrap();
+            assert_eq!(u32::from_be_bytes(answer) as usize, n);
+        }
+        // The last one begins narrow, and carries more than that.
+        let question = pattern(200_000);
+        let last = open.last_mut().unwrap();
+        assert!(ask(last, &question).await == question);
+    });
+}
+
+#[test]
 fn a_transfer_survives_the_death_of_its_links_without_a_lost_byte() {
     run(async {
         const KILLS: usize = 3;

@@ -13,15 +13,21 @@ use crate::{
 /// Descriptors for ten thousand streams at both their ends, all in this process.
 const DESCRIPTORS: u64 = 65_536;
 
-/// Lets this program, and those that it starts, have many open connections.
-pub fn raise_limits() -> Result<()> {
+/// Descriptors that are left for other things.
+const OTHERS: u64 = 200;
+
+/// Lets this program, and those that it starts, have many open connections: how many streams it can hold
+/// at both their ends.
+pub fn raise_limits() -> Result<usize> {
     let now = getrlimit(Resource::Nofile);
     let may = now.maximum.map_or(DESCRIPTORS, |maximum| maximum.max(DESCRIPTORS));
     let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(DESCRIPTORS), maximum: Some(may) });
     // Without the right to raise the limit, as many as there may be.
     raised
         .or_else(|_| setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum }))
-        .map_err(|error| failed("raising the limit of descriptors", error))
+        .map_err(|error| failed("raising the limit of descriptors", error))?;
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(DESCRIPTORS);
+    Ok((limit.saturating_sub(OTHERS) / 2) as usize)
 }
 
 /// The machine in a line.

@@ -136,14 +136,14 @@ fn failure(error: impl Display) -> ExitCode {
 }
 
 fn compare(arguments: &Arguments) -> Result<()> {
+    let holdable = machine::raise_limits()?;
     let setting = Setting {
         rounds: if arguments.short { arguments.rounds.min(2) } else { arguments.rounds },
         span: Duration::from_millis(if arguments.short { 300 } else { 2000 }),
-        held: if arguments.short { 500 } else { 10_000 },
+        held: if arguments.short { 500 } else { 10_000 }.min(holdable),
         settle: Duration::from_secs(if arguments.short { 1 } else { 5 }),
         look: Duration::from_secs(if arguments.short { 2 } else { 10 }),
     };
-    machine::raise_limits()?;
     let kinds = chosen(&arguments.only)?;
     let wants = |part: Part| arguments.parts.is_empty() || arguments.parts.contains(&part);
     let service = Service::start(Ground::loopback().far.address)?;

@@ -1,9 +1,9 @@
 //! Credit: how much of a stream may be on its way. Pure arithmetic.
 //!
 //! Credit is an absolute offset: "you may send the bytes of this stream up to here". Each stream begins
-//! with [`INITIAL_WINDOW`] in both directions, without a word. The receiver raises the limit as its
-//! program consumes bytes, and widens the window where a whole window is consumed within two round
-//! trips: then the window, and not the program or the network, is what holds the sender up.
+//! with a [`FirstWindow`] in both directions. The receiver raises the limit as its program consumes
+//! bytes, and widens the window where a whole window is consumed within two round trips: then the window,
+//! and not the program or the network, is what holds the sender up.
 //!
 //! What a window has grown by comes out of one [`GrowthBudget`] of the session, because granted credit
 //! cannot be taken back: the sum of all windows is the memory that the peer can make this side hold.
@@ -12,6 +12,29 @@ use std::time::{Duration, Instant};
 
 /// Window of a new stream, bytes; part of the protocol.
 pub const INITIAL_WINDOW: u64 = 256 * 1024;
+
+/// Window of a new stream beside many others, bytes; part of the protocol. A request, or what begins a
+/// TLS connection, passes before the window has to grow.
+pub const NARROW_WINDOW: u64 = 16 * 1024;
+
+/// What a stream begins with in both directions: the side that opens it says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FirstWindow {
+    /// [`INITIAL_WINDOW`].
+    Wide,
+    /// [`NARROW_WINDOW`].
+    Narrow,
+}
+
+impl FirstWindow {
+    /// Bytes.
+    pub fn bytes(self) -> u64 {
+        match self {
+            FirstWindow::Wide => INITIAL_WINDOW,
+            FirstWindow::Narrow => NARROW_WINDOW,
+        }
+    }
+}
 
 /// Widest window of a stream, bytes: 1 Gbit/s over 130 ms.
 pub const MAX_WINDOW: u64 = 16 * 1024 * 1024;
@@ -34,13 +57,12 @@ pub struct SendWindow {
     sent: u64,
 }
 
-impl Default for SendWindow {
-    fn default() -> Self {
-        SendWindow { limit: INITIAL_WINDOW, sent: 0 }
-    }
-}
-
 impl SendWindow {
+    /// Of a new stream.
+    pub fn new(first: FirstWindow) -> Self {
+        SendWindow { limit: first.bytes(), sent: 0 }
+    }
+
     /// Bytes that may be sent now.
     pub fn available(&self) -> u64 {
         self.limit - self.sent
@@ -83,6 +105,7 @@ impl GrowthBudget {
 /// The receiver's side of a stream's credit.
 #[derive(Debug, Clone, Copy)]
 pub struct ReceiveWindow {
+    first: FirstWindow,
     window: u64,
     granted: u64,
     received: u64,
@@ -91,19 +114,18 @@ pub struct ReceiveWindow {
     began: Option<(Instant, u64)>,
 }
 
-impl Default for ReceiveWindow {
-    fn default() -> Self {
-        ReceiveWindow {
-            window: INITIAL_WINDOW,
-            granted: INITIAL_WINDOW,
-            received: 0,
-            consumed: 0,
-            began: None,
-        }
-    }
-}
-
 impl ReceiveWindow {
+    /// Of a new stream.
+    pub fn new(first: FirstWindow) -> Self {
+        let bytes = first.bytes();
+        ReceiveWindow { first, window: bytes, granted: bytes, received: 0, consumed: 0, began: None }
+    }
+
+    /// What it began with.
+    pub fn first(&self) -> FirstWindow {
+        self.first
+    }
+
     /// Bytes came in.
     ///
     /// # Errors
@@ -148,7 +170,7 @@ impl ReceiveWindow {
 
     /// The stream is gone: what its window had grown by goes back.
     pub fn release(self, budget: &mut GrowthBudget) {
-        budget.left += self.window - INITIAL_WINDOW;
+        budget.left += self.window - self.first.bytes();
     }
 
     /// Present width, bytes.
@@ -187,7 +209,8 @@ mod tests {
 
     #[test]
     fn a_window_that_is_consumed_every_round_trip_grows_to_the_widest() {
-        let (mut window, mut budget) = (ReceiveWindow::default(), GrowthBudget::new(GROWTH_BUDGET));
+        let (mut window, mut budget) =
+            (ReceiveWindow::new(FirstWindow::Wide), GrowthBudget::new(GROWTH_BUDGET));
         run(&mut window, &mut budget, start(), 100 * MS, 8);
         assert_eq!(window.window(), MAX_WINDOW);
         assert_eq!(budget.left(), GROWTH_BUDGET - MAX_WINDOW + INITIAL_WINDOW);
@@ -196,10 +219,22 @@ mod tests {
     }
 
     #[test]
+    fn a_narrow_window_grows_as_wide_as_any_and_gives_everything_back() {
+        let mut budget = GrowthBudget::new(GROWTH_BUDGET);
+        let mut window = ReceiveWindow::new(FirstWindow::Narrow);
+        assert_eq!(window.receive(start(), NARROW_WINDOW + 1), Err(Overrun));
+        run(&mut window, &mut budget, start(), 100 * MS, 12);
+        assert_eq!(window.window(), MAX_WINDOW);
+        window.release(&mut budget);
+        assert_eq!(budget.left(), GROWTH_BUDGET);
+    }
+
+    #[test]
     fn a_slow_program_keeps_its_window_narrow() {
-        let (mut window, mut budget) = (ReceiveWindow::default(), GrowthBudget::new(GROWTH_BUDGET));
+        let (mut window, mut budget) =
+            (ReceiveWindow::new(FirstWindow::Wide), GrowthBudget::new(GROWTH_BUDGET));
         let mut now = start();
-        let mut sender = SendWindow::default();
+        let mut sender = SendWindow::new(FirstWindow::Wide);
         for _ in 0..100 {
             now += 50 * MS;
             let count = sender.available().min(65536);
@@ -214,7 +249,8 @@ mod tests {
 
     #[test]
     fn growth_stops_at_the_budget() {
-        let (mut window, mut budget) = (ReceiveWindow::default(), GrowthBudget::new(INITIAL_WINDOW / 2));
+        let (mut window, mut budget) =
+            (ReceiveWindow::new(FirstWindow::Wide), GrowthBudget::new(INITIAL_WINDOW / 2));
         run(&mut window, &mut budget, start(), 100 * MS, 20);
         assert_eq!(window.window(), INITIAL_WINDOW + INITIAL_WINDOW / 2);
         assert_eq!(budget.left(), 0);
@@ -222,14 +258,14 @@ mod tests {
 
     #[test]
     fn a_byte_beyond_the_credit_is_an_overrun() {
-        let mut window = ReceiveWindow::default();
+        let mut window = ReceiveWindow::new(FirstWindow::Wide);
         window.receive(start(), INITIAL_WINDOW).unwrap();
         assert_eq!(window.receive(start(), 1), Err(Overrun));
     }
 
     #[test]
     fn a_credit_below_the_present_one_changes_nothing() {
-        let mut window = SendWindow::default();
+        let mut window = SendWindow::new(FirstWindow::Wide);
         window.take(INITIAL_WINDOW);
         window.raise(7);
         assert_eq!(window.available(), 0);

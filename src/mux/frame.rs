@@ -5,9 +5,9 @@
 //!  +------+----------+----------+---------------------
 //!  | kind | length   | stream   | payload
 //!  +------+----------+----------+---------------------
-//!  kind    1 OPEN, 2 DATA, 3 FIN, 4 RESET, 5 CREDIT
+//!  kind    1 OPEN, 2 DATA, 3 FIN, 4 RESET, 5 CREDIT, 6 OPEN NARROW
 //!  length  of the payload, 24 bits
-//!  OPEN    an OpenRequest, at most MAX_OPEN bytes
+//!  OPEN    an OpenRequest, at most MAX_OPEN bytes; NARROW says with which window the stream begins
 //!  DATA    bytes of the stream
 //!  FIN     empty: no DATA follows
 //!  RESET   a ResetReason, at most MAX_OPEN bytes
@@ -19,6 +19,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use super::flow::FirstWindow;
 use crate::wire::{
     self,
     stream::{MAX_OPEN, OpenRequest, ResetReason},
@@ -32,6 +33,7 @@ const DATA: u8 = 2;
 const FIN: u8 = 3;
 const RESET: u8 = 4;
 const CREDIT: u8 = 5;
+const OPEN_NARROW: u8 = 6;
 
 /// Number of a stream within its session: odd where the initiator opened it, even where the
 /// responder did. Never used twice.
@@ -48,7 +50,7 @@ impl std::fmt::Display for StreamId {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
     /// A new stream.
-    Open(OpenRequest),
+    Open(OpenRequest, FirstWindow),
     /// Bytes of a stream.
     Data(Bytes),
     /// The sender's half of the stream ends here.
@@ -90,7 +92,10 @@ pub fn next(body: &mut Bytes) -> Result<Option<(StreamId, Frame)>, FrameError> {
     let mut payload = body.split_to(length);
     let malformed = FrameError::Payload(kind);
     let frame = match kind {
-        OPEN => Frame::Open(wire::decode(&payload, MAX_OPEN).map_err(|_| malformed)?),
+        OPEN | OPEN_NARROW => {
+            let first = if kind == OPEN { FirstWindow::Wide } else { FirstWindow::Narrow };
+            Frame::Open(wire::decode(&payload, MAX_OPEN).map_err(|_| malformed)?, first)
+        }
         DATA => Frame::Data(payload),
         FIN if length == 0 => Frame::Fin,
         RESET => Frame::Reset(wire::decode(&payload, MAX_OPEN).map_err(|_| malformed)?),
@@ -102,8 +107,12 @@ pub fn next(body: &mut Bytes) -> Result<Option<(StreamId, Frame)>, FrameError> {
 }
 
 /// Appends an OPEN frame; the request is [encoded](wire::encode) already.
-pub fn put_open(out: &mut BytesMut, id: StreamId, request: &[u8]) {
-    put_whole(out, OPEN, id, request);
+pub fn put_open(out: &mut BytesMut, id: StreamId, request: &[u8], first: FirstWindow) {
+    let kind = match first {
+        FirstWindow::Wide => OPEN,
+        FirstWindow::Narrow => OPEN_NARROW,
+    };
+    put_whole(out, kind, id, request);
 }
 
 /// Appends a FIN frame.
@@ -182,8 +191,9 @@ mod tests {
     fn every_frame_survives_its_own_encoding() {
         let request = OpenRequest { service: Some("x".repeat(wire::stream::MAX_LABEL)) };
         let mut out = BytesMut::new();
-        put_open(&mut out, StreamId(1), &wire::encode(&request));
+        put_open(&mut out, StreamId(1), &wire::encode(&request), FirstWindow::Wide);
         assert!(out.len() <= HEADER + MAX_OPEN);
+        put_open(&mut out, StreamId(3), &wire::encode(&request), FirstWindow::Narrow);
         let data = OpenData::begin(&mut out, StreamId(1));
         out.put_slice(b"hello");
         out.put_slice(b" world");
@@ -195,7 +205,8 @@ mod tests {
         assert_eq!(
             frames,
             [
-                (StreamId(1), Frame::Open(request)),
+                (StreamId(1), Frame::Open(request.clone(), FirstWindow::Wide)),
+                (StreamId(3), Frame::Open(request, FirstWindow::Narrow)),
                 (StreamId(1), Frame::Data(Bytes::from_static(b"hello world"))),
                 (StreamId(2), Frame::Credit(u64::MAX)),
                 (StreamId(1), Frame::Fin),

@@ -5,7 +5,8 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::{
-    MAX_STREAMS, Mux, MuxEvent, Receiving, Sending, Stream, StreamId, Violation,
+    MAX_STREAMS, MAX_WIDE, Mux, MuxEvent, Receiving, Sending, Stream, StreamId, Violation,
+    flow::FirstWindow,
     frame::{self, Frame},
 };
 use crate::wire::stream::{OpenRequest, ResetReason};
@@ -18,7 +19,7 @@ impl Mux {
     pub fn handle_body(&mut self, now: Instant, mut body: Bytes) -> Result<(), Violation> {
         while let Some((id, frame)) = frame::next(&mut body)? {
             match frame {
-                Frame::Open(request) => self.on_open(id, request)?,
+                Frame::Open(request, first) => self.on_open(id, request, first)?,
                 Frame::Data(data) => self.on_data(now, id, data)?,
                 Frame::Fin => self.on_fin(id)?,
                 Frame::Reset(reason) => self.on_reset(id, reason)?,
@@ -28,21 +29,24 @@ impl Mux {
         Ok(())
     }
 
-    fn on_open(&mut self, id: StreamId, request: OpenRequest) -> Result<(), Violation> {
+    fn on_open(&mut self, id: StreamId, request: OpenRequest, first: FirstWindow) -> Result<(), Violation> {
         if self.next_remote != Some(id.0) {
             return Err(Violation::OutOfOrder(id));
         }
         self.next_remote = id.0.checked_add(2);
-        if self.remote_slots < MAX_STREAMS {
-            self.streams.insert(id, Stream::default());
+        // An honest peer counts as we do, except for streams whose last bytes nobody reads here.
+        let wide = first == FirstWindow::Wide;
+        if self.remote.all < MAX_STREAMS && (!wide || self.remote.wide < 2 * MAX_WIDE) {
+            self.streams.insert(id, Stream::new(first));
             self.events.push_back(MuxEvent::Opened { id, request });
-        } else if self.remote_slots < 2 * MAX_STREAMS {
-            // An honest peer counts as we do, except for streams whose last bytes nobody reads here.
-            self.resets.insert(id, ResetReason::TooMany);
+            self.remote.take(first);
+        } else if self.remote.all < 2 * MAX_STREAMS {
+            // It holds nothing, whatever window it was to have.
+            self.resets.insert(id, (ResetReason::TooMany, FirstWindow::Narrow));
+            self.remote.take(FirstWindow::Narrow);
         } else {
             return Err(Violation::Flood);
         }
-        self.remote_slots += 1;
         Ok(())
     }
 
@@ -79,9 +83,9 @@ impl Mux {
     fn on_reset(&mut self, id: StreamId, reason: ResetReason) -> Result<(), Violation> {
         let Some(stream) = self.live(id)? else {
             // Both sides reset it: ours need not be sent any more, if it is still here.
-            if self.resets.remove(&id).is_some() {
+            if let Some((_, first)) = self.resets.remove(&id) {
                 // OPEN may still wait before it; the peer cannot have reset what it never heard of.
-                self.free_slot(id);
+                self.free_slot(id, first);
             }
             return Ok(());
         };
@@ -90,10 +94,11 @@ impl Mux {
         let unsent = stream.outgoing.len();
         stream.outgoing.clear();
         let nothing_to_read = stream.incoming.is_empty();
-        self.unsent -= unsent;
+        let blocked = std::mem::take(&mut stream.blocked);
+        self.holding.release(unsent, true);
         self.schedule.remove(id);
         self.credits.remove(&id);
-        if self.blocked.remove(&id) {
+        if blocked {
             // The program's next write tells it.
             self.events.push_back(MuxEvent::Writable(id));
         }

@@ -12,8 +12,8 @@
 //! | | |
 //! | --- | --- |
 //! | streams | [`MAX_STREAMS`] opened by each side; more are refused with `TooMany` |
-//! | bytes received and unread | the credit given: [`INITIAL_WINDOW`](flow::INITIAL_WINDOW) a stream, and [`GROWTH_BUDGET`](flow::GROWTH_BUDGET) for all together |
-//! | bytes written and unsent | [`SEND_BUFFER`] a stream, [`SEND_BUDGET`] for all together |
+//! | bytes received and unread | the credit given: a [`FirstWindow`] a stream, wide for twice [`MAX_WIDE`] of the peer's, and [`GROWTH_BUDGET`](flow::GROWTH_BUDGET) for all together |
+//! | bytes written and unsent | [`SEND_BUFFER`](holding::SEND_BUFFER) a stream, [`SEND_BUDGET`](holding::SEND_BUDGET) for all together |
 //! | control frames that wait | one OPEN, RESET and CREDIT a stream |
 //! | events | a few a frame received, drained after each call |
 //!
@@ -24,6 +24,7 @@
 pub mod buffer;
 pub mod flow;
 pub mod frame;
+pub mod holding;
 mod incoming;
 mod outgoing;
 mod schedule;
@@ -41,8 +42,9 @@ use bytes::Bytes;
 
 pub use self::frame::StreamId;
 use self::{
-    flow::GrowthBudget,
+    flow::{FirstWindow, GrowthBudget},
     frame::FrameError,
+    holding::{Holding, SEND_BUFFER},
     schedule::Schedule,
     stream::{Receiving, Sending, Stream},
     whole::Whole,
@@ -53,20 +55,13 @@ use crate::wire::{
 };
 
 /// Most streams that each side may have open: what a browser, a build farm or a port scan through the
-/// tunnel needs, and at most 256 MiB of first windows for each side that opens them.
-pub const MAX_STREAMS: usize = 1024;
+/// tunnel needs.
+pub const MAX_STREAMS: usize = 16 * 1024;
 
-/// Most bytes that one stream holds unsent: what the link takes while the task that reads the local
-/// connection waits for its turn. The data of four full records: a bulk transfer leaves nothing for a
-/// fifth that would hold a few bytes.
-pub const SEND_BUFFER: usize = 4 * whole::ROOM;
-
-/// Most bytes that all streams together hold unsent (a session without a link fills this), besides
-/// [`SEND_FLOOR`] for each.
-pub const SEND_BUDGET: usize = 32 * 1024 * 1024;
-
-/// What every stream may hold even when the budget is used up, bytes: nobody is starved by the others.
-pub const SEND_FLOOR: usize = 8 * 1024;
+/// Streams of each side that have a [wide](FirstWindow::Wide) first window; a stream that is opened beside
+/// so many begins with a narrow one. The other side allows twice as many. So the first windows of a peer's
+/// streams are at most 384 MiB, whatever it does.
+pub const MAX_WIDE: usize = 256;
 
 /// Room that is reckoned for a RESET frame.
 const RESET_SIZE: usize = frame::HEADER + 24;
@@ -86,7 +81,7 @@ pub enum MuxError {
     /// The sending half was finished before.
     #[error("the stream's sending half was finished")]
     Finished,
-    /// More bytes than [`writable`](Mux::writable) allows. Nothing was taken.
+    /// More bytes than [`writable`](Mux::writable) can have allowed. Nothing was taken.
     #[error("more bytes than the stream takes now")]
     Full,
     /// [`MAX_STREAMS`] are open.
@@ -154,6 +149,26 @@ pub enum MuxEvent {
     Closed(StreamId),
 }
 
+/// How many streams one side has opened.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Slots {
+    all: usize,
+    /// Those with a wide first window.
+    wide: usize,
+}
+
+impl Slots {
+    fn take(&mut self, first: FirstWindow) {
+        self.all += 1;
+        self.wide += usize::from(first == FirstWindow::Wide);
+    }
+
+    fn free(&mut self, first: FirstWindow) {
+        self.all -= 1;
+        self.wide -= usize::from(first == FirstWindow::Wide);
+    }
+}
+
 /// All streams of a session.
 #[derive(Debug)]
 pub struct Mux {
@@ -164,22 +179,21 @@ pub struct Mux {
     /// The number that the peer's next OPEN must have; `None` when they are used up.
     next_remote: Option<u32>,
     /// Streams opened here that are open or whose RESET waits.
-    local_slots: usize,
+    local: Slots,
     /// The same for streams opened by the peer.
-    remote_slots: usize,
+    remote: Slots,
     /// OPEN frames that wait, encoded.
-    opens: VecDeque<(StreamId, Vec<u8>)>,
+    opens: VecDeque<(StreamId, Vec<u8>, FirstWindow)>,
+    /// Bytes that they need.
+    opens_size: usize,
     /// RESET frames that wait; the streams themselves are gone.
-    resets: BTreeMap<StreamId, ResetReason>,
+    resets: BTreeMap<StreamId, (ResetReason, FirstWindow)>,
     /// Streams that a CREDIT frame is worth sending for.
     credits: BTreeSet<StreamId>,
     schedule: Schedule,
     /// A little was sent between the bulk data of other streams.
     urgent: bool,
-    /// Streams whose program waits for [`MuxEvent::Writable`].
-    blocked: BTreeSet<StreamId>,
-    /// Bytes in all send buffers.
-    unsent: usize,
+    holding: Holding,
     growth: GrowthBudget,
     events: VecDeque<MuxEvent>,
     ended: bool,
@@ -194,15 +208,15 @@ impl Mux {
             streams: BTreeMap::new(),
             next_local: Some(ours),
             next_remote: Some(theirs),
-            local_slots: 0,
-            remote_slots: 0,
+            local: Slots::default(),
+            remote: Slots::default(),
             opens: VecDeque::new(),
+            opens_size: 0,
             resets: BTreeMap::new(),
             credits: BTreeSet::new(),
             schedule: Schedule::default(),
             urgent: false,
-            blocked: BTreeSet::new(),
-            unsent: 0,
+            holding: Holding::default(),
             growth: GrowthBudget::new(flow::GROWTH_BUDGET),
             events: VecDeque::new(),
             ended: false,
@@ -220,32 +234,36 @@ impl Mux {
         if request.service.as_ref().is_some_and(|label| label.len() > MAX_LABEL) {
             return Err(MuxError::LabelTooLong);
         }
-        if self.local_slots.max(self.opens.len()) >= MAX_STREAMS {
+        if self.local.all.max(self.opens.len()) >= MAX_STREAMS {
             return Err(MuxError::TooMany);
         }
         let number = self.next_local.ok_or(MuxError::Exhausted)?;
         self.next_local = number.checked_add(2);
-        self.local_slots += 1;
+        let first = if self.local.wide < MAX_WIDE { FirstWindow::Wide } else { FirstWindow::Narrow };
+        self.local.take(first);
         let id = StreamId(number);
-        self.streams.insert(id, Stream::default());
-        self.opens.push_back((id, wire::encode(request)));
+        self.streams.insert(id, Stream::new(first));
+        let request = wire::encode(request);
+        self.opens_size += frame::HEADER + request.len();
+        self.opens.push_back((id, request, first));
         Ok(id)
     }
 
     /// How many bytes [`write`](Self::write) takes now. Where it is 0, [`MuxEvent::Writable`] follows
     /// when it no longer is, or when the stream was reset.
     pub fn writable(&mut self, id: StreamId) -> usize {
-        let space = self.space(id);
-        if space == 0 && self.streams.get(&id).is_some_and(|s| s.sending == Sending::Open) {
-            self.blocked.insert(id);
-        }
+        let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.sending == Sending::Open) else {
+            return 0;
+        };
+        let space = self.holding.space(stream.outgoing.len());
+        stream.blocked |= space == 0;
         space
     }
 
     /// Takes bytes for a stream: all or none. Large pieces are not copied here.
     ///
     /// # Errors
-    /// [`MuxError::Full`] where they are more than [`writable`](Self::writable), [`MuxError::Reset`],
+    /// [`MuxError::Full`] where they are more than [`writable`](Self::writable) said last, [`MuxError::Reset`],
     /// [`MuxError::Finished`], [`MuxError::Unknown`], [`MuxError::Ended`].
     pub fn write(&mut self, id: StreamId, bytes: Bytes) -> Result<(), MuxError> {
         let stream = self.take_for(id, bytes.len())?;
@@ -274,7 +292,7 @@ impl Mux {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         if stream.sending == Sending::Open {
             stream.sending = Sending::Finishing;
-            self.blocked.remove(&id);
+            stream.blocked = false;
             if stream.has_something() {
                 self.schedule.activate(id);
             }
@@ -304,12 +322,12 @@ impl Mux {
     /// event follows. Does nothing where the stream is gone.
     pub fn reset(&mut self, id: StreamId, reason: ResetReason) {
         let Some(stream) = self.streams.get(&id) else { return };
-        let over = stream.is_over_for_peer();
+        let (over, first) = (stream.is_over_for_peer(), stream.window.first());
         self.remove(id);
         if over {
-            self.free_slot(id);
+            self.free_slot(id, first);
         } else {
-            self.resets.insert(id, reason);
+            self.resets.insert(id, (reason, first));
         }
     }
 
@@ -322,8 +340,9 @@ impl Mux {
             self.events.push_back(MuxEvent::Reset { id, reason: ResetReason::SessionEnded });
         }
         self.opens.clear();
+        self.opens_size = 0;
         self.resets.clear();
-        (self.local_slots, self.remote_slots) = (0, 0);
+        (self.local, self.remote) = (Slots::default(), Slots::default());
     }
 
     /// What happened.
@@ -338,13 +357,12 @@ impl Mux {
 
     /// There is nothing to send, and no bytes wait for credit.
     pub fn is_flushed(&self) -> bool {
-        self.unsent == 0 && self.pending(1) == 0
+        self.holding.unsent() == 0 && self.pending(1) == 0
     }
 
     /// What the body of the next record would hold, bytes: an estimate from above, at most `limit`.
     pub fn pending(&self, limit: usize) -> usize {
-        let opens: usize = self.opens.iter().map(|(_, request)| frame::HEADER + request.len()).sum();
-        let mut size = opens + self.resets.len() * RESET_SIZE + self.credits.len() * CREDIT_SIZE;
+        let mut size = self.opens_size + self.resets.len() * RESET_SIZE + self.credits.len() * CREDIT_SIZE;
         for id in self.schedule.iter() {
             if size >= limit {
                 break;
@@ -358,7 +376,6 @@ impl Mux {
 
     /// The stream that takes so many bytes, which are counted.
     fn take_for(&mut self, id: StreamId, count: usize) -> Result<&mut Stream, MuxError> {
-        let space = self.space(id);
         let stream = match self.streams.get_mut(&id) {
             Some(stream) => stream,
             None if self.ended => return Err(MuxError::Ended),
@@ -370,42 +387,27 @@ impl Mux {
         if stream.sending != Sending::Open {
             return Err(MuxError::Finished);
         }
-        if count > space {
-            self.blocked.insert(id);
+        let held = stream.outgoing.len();
+        // What others took since this stream asked for room is not held against it: its bytes are read.
+        if count > SEND_BUFFER.saturating_sub(held) {
             return Err(MuxError::Full);
         }
-        self.unsent += count;
+        self.holding.take(count, held == 0);
         Ok(stream)
-    }
-
-    /// Bytes that the stream takes now.
-    fn space(&self, id: StreamId) -> usize {
-        let Some(stream) = self.streams.get(&id) else { return 0 };
-        if stream.sending != Sending::Open {
-            return 0;
-        }
-        let held = stream.outgoing.len();
-        let shared = SEND_BUFFER.saturating_sub(held).min(SEND_BUDGET.saturating_sub(self.unsent));
-        shared.max(SEND_FLOOR.saturating_sub(held))
     }
 
     /// Takes the stream out of the table and of every list.
     fn remove(&mut self, id: StreamId) {
         let Some(stream) = self.streams.remove(&id) else { return };
-        self.unsent -= stream.outgoing.len();
+        self.holding.release(stream.outgoing.len(), true);
         stream.window.release(&mut self.growth);
         self.schedule.remove(id);
-        self.blocked.remove(&id);
         self.credits.remove(&id);
     }
 
-    /// The number no longer counts against [`MAX_STREAMS`].
-    fn free_slot(&mut self, id: StreamId) {
-        if self.is_local(id) {
-            self.local_slots -= 1;
-        } else {
-            self.remote_slots -= 1;
-        }
+    /// The stream no longer counts against [`MAX_STREAMS`] and [`MAX_WIDE`].
+    fn free_slot(&mut self, id: StreamId, first: FirstWindow) {
+        if self.is_local(id) { self.local.free(first) } else { self.remote.free(first) }
     }
 
     fn is_local(&self, id: StreamId) -> bool {
@@ -414,9 +416,10 @@ impl Mux {
 
     /// Both halves may have ended.
     fn close_if_done(&mut self, id: StreamId) {
-        if self.streams.get(&id).is_some_and(Stream::is_done) {
+        if let Some(stream) = self.streams.get(&id).filter(|stream| stream.is_done()) {
+            let first = stream.window.first();
             self.remove(id);
-            self.free_slot(id);
+            self.free_slot(id, first);
             self.events.push_back(MuxEvent::Closed(id));
         }
     }
@@ -432,8 +435,9 @@ impl Mux {
                 self.close_if_done(id);
             }
             Receiving::Aborted(reason) => {
+                let first = stream.window.first();
                 self.remove(id);
-                self.free_slot(id);
+                self.free_slot(id, first);
                 self.events.push_back(MuxEvent::Reset { id, reason });
             }
         }

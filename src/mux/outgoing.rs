@@ -19,7 +19,6 @@ impl Mux {
         if self.fill_control(out, end) {
             self.fill_data(out, end);
         }
-        self.wake_writers();
     }
 
     /// The next record where it is made already ([`Whole`](super::whole::Whole)): room for its header, and
@@ -38,9 +37,9 @@ impl Mux {
         let record = stream.outgoing.pop_whole()?.into_record(id);
         stream.credit.take(count as u64);
         let empty = !stream.has_something();
-        self.unsent -= count;
+        self.holding.release(count, stream.outgoing.is_empty());
         self.schedule.served(count, empty);
-        self.wake_writers();
+        self.wake_writer(id);
         Some(record)
     }
 
@@ -52,20 +51,21 @@ impl Mux {
 
     /// `false` when the record is full.
     fn fill_control(&mut self, out: &mut BytesMut, end: usize) -> bool {
-        while let Some((id, request)) = self.opens.front() {
+        while let Some((id, request, first)) = self.opens.front() {
             if out.len() + frame::HEADER + request.len() > end {
                 return false;
             }
-            frame::put_open(out, *id, request);
+            frame::put_open(out, *id, request, *first);
+            self.opens_size -= frame::HEADER + request.len();
             self.opens.pop_front();
         }
-        while let Some((&id, &reason)) = self.resets.first_key_value() {
+        while let Some((&id, &(reason, first))) = self.resets.first_key_value() {
             if out.len() + RESET_SIZE > end {
                 return false;
             }
             frame::put_reset(out, id, reason);
             self.resets.pop_first();
-            self.free_slot(id);
+            self.free_slot(id, first);
         }
         while let Some(&id) = self.credits.first() {
             if out.len() + CREDIT_SIZE > end {
@@ -102,7 +102,7 @@ impl Mux {
                 }
                 stream.outgoing.copy_to(out, count);
                 stream.credit.take(count as u64);
-                self.unsent -= count;
+                self.holding.release(count, stream.outgoing.is_empty());
             }
             if stream.wants_fin() {
                 if out.len() + frame::HEADER > end {
@@ -121,22 +121,19 @@ impl Mux {
             let empty = stream.sendable() == 0;
             self.urgent |= empty && (1..=LITTLE).contains(&count) && self.schedule.iter().nth(1).is_some();
             self.schedule.served(count, empty);
+            self.wake_writer(id);
         }
         if let Some(last) = open {
             last.close(out);
         }
     }
 
-    /// Tells programs that wait, as soon as half of what their stream may hold is free.
-    fn wake_writers(&mut self) {
-        let woken: Vec<StreamId> = self
-            .blocked
-            .iter()
-            .copied()
-            .filter(|&id| self.space(id) >= self.streams.get(&id).map_or(0, |stream| stream.outgoing.len()))
-            .collect();
-        for id in woken {
-            self.blocked.remove(&id);
+    /// Tells a program that waits, as soon as half of what its stream may hold is free: at the latest
+    /// when everything has left. So only a stream that was served is looked at.
+    fn wake_writer(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if stream.blocked && self.holding.space(stream.outgoing.len()) >= stream.outgoing.len() {
+            stream.blocked = false;
             self.events.push_back(MuxEvent::Writable(id));
         }
     }

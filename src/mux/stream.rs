@@ -24,7 +24,7 @@
 
 use super::{
     buffer::ByteQueue,
-    flow::{ReceiveWindow, SendWindow},
+    flow::{FirstWindow, ReceiveWindow, SendWindow},
 };
 use crate::wire::stream::ResetReason;
 
@@ -55,9 +55,11 @@ pub(super) enum Receiving {
 }
 
 /// One stream.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Stream {
     pub(super) sending: Sending,
+    /// The program waits for [`MuxEvent::Writable`](super::MuxEvent::Writable).
+    pub(super) blocked: bool,
     /// Bytes that the program wrote and that are in no record yet.
     pub(super) outgoing: ByteQueue,
     pub(super) credit: SendWindow,
@@ -70,6 +72,19 @@ pub(super) struct Stream {
 }
 
 impl Stream {
+    pub(super) fn new(first: FirstWindow) -> Self {
+        Stream {
+            sending: Sending::default(),
+            blocked: false,
+            outgoing: ByteQueue::default(),
+            credit: SendWindow::new(first),
+            receiving: Receiving::default(),
+            incoming: ByteQueue::default(),
+            window: ReceiveWindow::new(first),
+            told_readable: false,
+        }
+    }
+
     /// Bytes that may go into a record now.
     pub(super) fn sendable(&self) -> usize {
         let credit = usize::try_from(self.credit.available()).unwrap_or(usize::MAX);

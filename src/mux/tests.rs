@@ -4,7 +4,11 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{flow::INITIAL_WINDOW, *};
+use super::{
+    flow::INITIAL_WINDOW,
+    holding::{SEND_BUDGET, SEND_BUFFER, SEND_FLOOR},
+    *,
+};
 use crate::testing::start;
 
 const RECORD: usize = 64 * 1024;
@@ -117,7 +121,7 @@ fn a_sender_without_credit_waits_and_is_not_asked_in_vain() {
         ours.write(id, vec![1; count].into()).unwrap();
         carry(&mut ours, &mut theirs);
     }
-    assert_eq!(ours.unsent, SEND_BUFFER);
+    assert_eq!(ours.holding.unsent(), SEND_BUFFER);
     assert_eq!(ours.pending(RECORD), 0, "no credit, nothing to send");
     assert!(!ours.is_flushed());
     assert_eq!(ours.writable(id), 0);
@@ -170,25 +174,145 @@ fn all_streams_together_hold_no_more_than_the_budget_and_each_its_floor() {
     assert_eq!(ours.open(&request()), Err(MuxError::TooMany));
     let first = StreamId(1);
     ours.reset(first, ResetReason::Reset);
-    assert_eq!(ours.unsent, held - SEND_BUFFER);
+    assert_eq!(ours.holding.unsent(), held - SEND_BUFFER);
     assert_eq!(ours.open(&request()), Err(MuxError::TooMany), "its RESET has not left");
-    record(&mut ours, RECORD);
+    while !ours.resets.is_empty() {
+        record(&mut ours, RECORD);
+    }
     assert!(ours.open(&request()).is_ok());
+}
+
+#[test]
+fn room_that_was_asked_for_is_there_whatever_others_took_since() {
+    let mut ours = Mux::new(true);
+    let id = ours.open(&request()).unwrap();
+    let room = ours.writable(id);
+    for _ in 0..2 * SEND_BUDGET / SEND_BUFFER {
+        let other = ours.open(&request()).unwrap();
+        let count = ours.writable(other);
+        ours.write(other, vec![1; count].into()).unwrap();
+    }
+    assert!(ours.writable(id) < room);
+    assert_eq!(ours.write(id, vec![1; room].into()), Ok(()));
+    assert_eq!(ours.write(id, vec![1; SEND_BUFFER].into()), Err(MuxError::Full));
+}
+
+#[test]
+fn many_busy_streams_share_what_may_be_held_and_every_one_is_woken() {
+    let mut ours = Mux::new(true);
+    let ids: Vec<_> = (0..2 * SEND_BUDGET / SEND_BUFFER).map(|_| ours.open(&request()).unwrap()).collect();
+    let mut sent = vec![0; ids.len()];
+    let mut ready = ids.clone();
+    for _ in 0..20_000 {
+        for id in ready.drain(..) {
+            loop {
+                let count = ours.writable(id).min(whole::ROOM);
+                if count == 0 {
+                    break;
+                }
+                ours.write(id, vec![1; count].into()).unwrap();
+                sent[(id.0 / 2) as usize] += count;
+            }
+            // The peer reads everything.
+            ours.handle_body(start(), body(|out| frame::put_credit(out, id, u64::MAX))).unwrap();
+        }
+        assert!(!record(&mut ours, RECORD).is_empty(), "nobody was woken");
+        ready.extend(events(&mut ours).into_iter().filter_map(|event| match event {
+            MuxEvent::Writable(id) => Some(id),
+            _ => None,
+        }));
+    }
+    let (least, most) = (sent.iter().min().unwrap(), sent.iter().max().unwrap());
+    assert!(most - least <= 2 * SEND_BUFFER, "{least} to {most}");
+}
+
+/// An OPEN of the initiator's stream with that number, counted from 0.
+fn open(number: usize, first: FirstWindow) -> Bytes {
+    body(|out| frame::put_open(out, StreamId(2 * number as u32 + 1), &wire::encode(&request()), first))
 }
 
 #[test]
 fn streams_beyond_the_limit_are_refused_and_a_flood_of_them_is_a_violation() {
     let mut theirs = Mux::new(false);
-    let open = |number: usize| {
-        body(|out| frame::put_open(out, StreamId(2 * number as u32 + 1), &wire::encode(&request())))
-    };
     for number in 0..2 * MAX_STREAMS {
-        theirs.handle_body(start(), open(number)).unwrap();
+        theirs.handle_body(start(), open(number, FirstWindow::Narrow)).unwrap();
     }
     assert_eq!(theirs.streams(), MAX_STREAMS);
     assert_eq!(theirs.resets.len(), MAX_STREAMS);
-    assert!(theirs.resets.values().all(|&reason| reason == ResetReason::TooMany));
-    assert_eq!(theirs.handle_body(start(), open(2 * MAX_STREAMS)), Err(Violation::Flood));
+    assert!(theirs.resets.values().all(|&(reason, _)| reason == ResetReason::TooMany));
+    let next = open(2 * MAX_STREAMS, FirstWindow::Narrow);
+    assert_eq!(theirs.handle_body(start(), next), Err(Violation::Flood));
+}
+
+#[test]
+fn a_peer_that_opens_wide_windows_without_end_is_refused_and_then_a_violation() {
+    let mut theirs = Mux::new(false);
+    for number in 0..2 * MAX_STREAMS {
+        theirs.handle_body(start(), open(number, FirstWindow::Wide)).unwrap();
+    }
+    // What it may still open holds little: a narrow window would be let in, were there not so many RESETs.
+    assert_eq!((theirs.streams(), theirs.remote.wide), (2 * MAX_WIDE, 2 * MAX_WIDE));
+    let next = open(2 * MAX_STREAMS, FirstWindow::Wide);
+    assert_eq!(theirs.handle_body(start(), next), Err(Violation::Flood));
+    let (mut granted, id) = (0, StreamId(1));
+    while theirs.handle_body(start(), data(id, &[1; 1024])).is_ok() {
+        granted += 1024;
+    }
+    assert_eq!(granted, INITIAL_WINDOW);
+}
+
+#[test]
+fn a_wide_stream_that_is_refused_takes_no_place_of_a_narrow_one() {
+    let mut theirs = Mux::new(false);
+    for number in 0..=2 * MAX_WIDE {
+        theirs.handle_body(start(), open(number, FirstWindow::Wide)).unwrap();
+    }
+    theirs.handle_body(start(), open(2 * MAX_WIDE + 1, FirstWindow::Narrow)).unwrap();
+    assert_eq!(theirs.resets.len(), 1);
+    record(&mut theirs, RECORD);
+    assert_eq!(theirs.remote, Slots { all: 2 * MAX_WIDE + 1, wide: 2 * MAX_WIDE });
+    theirs.reset(StreamId(1), ResetReason::Reset);
+    record(&mut theirs, RECORD);
+    theirs.handle_body(start(), open(2 * MAX_WIDE + 2, FirstWindow::Wide)).unwrap();
+    assert_eq!((theirs.resets.len(), theirs.remote.wide), (0, 2 * MAX_WIDE));
+}
+
+#[test]
+fn streams_beside_many_others_begin_narrow_and_carry_as_much() {
+    let (mut ours, mut theirs) = pair();
+    let ids: Vec<_> = (0..MAX_STREAMS).map(|_| ours.open(&request()).unwrap()).collect();
+    carry(&mut ours, &mut theirs);
+    assert_eq!((theirs.streams(), theirs.resets.len()), (MAX_STREAMS, 0));
+    assert_eq!((ours.local, theirs.remote), (ours.local, ours.local));
+    assert_eq!(ours.local, Slots { all: MAX_STREAMS, wide: MAX_WIDE });
+    // A narrow one, and as much through it as through a wide one.
+    let id = ids[MAX_WIDE];
+    let mut left = 2 * INITIAL_WINDOW as usize;
+    while left > 0 {
+        let count = ours.writable(id).min(left);
+        ours.write(id, vec![1; count].into()).unwrap();
+        carry(&mut ours, &mut theirs);
+        let came = read(&mut theirs, start(), id);
+        assert!(came > 0);
+        left -= count;
+        carry(&mut theirs, &mut ours);
+    }
+    // All end at once, and as many may follow, the first of them wide.
+    for &id in &ids {
+        ours.finish(id);
+        theirs.finish(id);
+    }
+    carry(&mut ours, &mut theirs);
+    carry(&mut theirs, &mut ours);
+    while read(&mut theirs, start(), id) > 0 {}
+    carry(&mut ours, &mut theirs);
+    while read(&mut theirs, start(), id) > 0 {}
+    carry(&mut theirs, &mut ours);
+    assert_eq!((ours.streams(), theirs.streams()), (0, 0));
+    assert_eq!((ours.local, theirs.remote), (Slots::default(), Slots::default()));
+    assert_eq!(ours.growth.left(), theirs.growth.left());
+    let id = ours.open(&request()).unwrap();
+    assert_eq!(ours.streams[&id].window.first(), FirstWindow::Wide);
 }
 
 #[test]
@@ -207,7 +331,7 @@ fn frames_of_a_closed_stream_are_ignored_and_of_one_never_opened_are_a_violation
         assert_eq!(theirs.handle_body(start(), late), Ok(()));
     }
     assert_eq!(events(&mut theirs), []);
-    assert_eq!((theirs.remote_slots, theirs.resets.len()), (0, 0), "both reset it: nothing is left to say");
+    assert_eq!((theirs.remote.all, theirs.resets.len()), (0, 0), "both reset it: nothing is left to say");
     for never in [StreamId(0), StreamId(2), StreamId(3), StreamId(u32::MAX)] {
         let violation = Err(Violation::NeverOpened(never));
         assert_eq!(theirs.handle_body(start(), data(never, b"x")), violation);
@@ -222,10 +346,15 @@ fn what_an_honest_peer_never_sends_is_a_violation() {
         carry(&mut ours, &mut theirs);
         (theirs, id)
     };
-    let open = |id: u32| body(|out| frame::put_open(out, StreamId(id), &wire::encode(&request())));
+    let open_with = |id: u32| {
+        body(|out| frame::put_open(out, StreamId(id), &wire::encode(&request()), FirstWindow::Wide))
+    };
     let (mut theirs, id) = opened();
     for wrong in [1, 2, 5, 0] {
-        assert_eq!(theirs.handle_body(start(), open(wrong)), Err(Violation::OutOfOrder(StreamId(wrong))));
+        assert_eq!(
+            theirs.handle_body(start(), open_with(wrong)),
+            Err(Violation::OutOfOrder(StreamId(wrong)))
+        );
     }
     theirs.handle_body(start(), body(|out| frame::put_fin(out, id))).unwrap();
     assert_eq!(theirs.handle_body(start(), data(id, b"x")), Err(Violation::AfterFin(id)));
@@ -253,7 +382,7 @@ fn a_reset_behind_fin_still_ends_the_other_half() {
     assert_eq!(theirs.write(id, Bytes::from_static(b"x")), Err(MuxError::Reset(ResetReason::Reset)));
     assert_eq!(read(&mut theirs, start(), id), 3);
     assert_eq!(events(&mut theirs), [MuxEvent::Reset { id, reason: ResetReason::Reset }]);
-    assert_eq!((theirs.streams(), theirs.remote_slots, ours.local_slots), (0, 0, 0));
+    assert_eq!((theirs.streams(), theirs.remote.all, ours.local.all), (0, 0, 0));
 }
 
 #[test]
@@ -268,7 +397,7 @@ fn giving_up_unread_bytes_of_a_stream_that_both_have_finished_says_nothing_to_th
     assert_eq!(ours.streams(), 0);
     assert_eq!(theirs.streams(), 1);
     theirs.reset(id, ResetReason::Reset);
-    assert_eq!((theirs.streams(), theirs.pending(RECORD), theirs.remote_slots), (0, 0, 0));
+    assert_eq!((theirs.streams(), theirs.pending(RECORD), theirs.remote.all), (0, 0, 0));
 }
 
 #[test]
@@ -298,7 +427,7 @@ fn the_end_resets_every_stream_once() {
     assert_eq!(events(&mut theirs), ids.iter().map(|&id| reset(id)).collect::<Vec<_>>());
     assert_eq!(theirs.write(ids[0], Bytes::from_static(b"x")), Err(MuxError::Ended));
     assert_eq!(theirs.open(&request()), Err(MuxError::Ended));
-    assert_eq!((theirs.pending(RECORD), theirs.streams(), theirs.unsent), (0, 0, 0));
+    assert_eq!((theirs.pending(RECORD), theirs.streams(), theirs.holding.unsent()), (0, 0, 0));
     theirs.end();
     assert_eq!(events(&mut theirs), []);
 }

@@ -32,7 +32,7 @@ use super::{
 use crate::{
     error::ConfigError,
     forward::{LocalRule, Service},
-    mux::SEND_BUFFER,
+    mux::holding::SEND_BUFFER,
     wire::stream::{OpenRequest, ResetReason},
 };
 
@@ -54,6 +54,9 @@ const HELD: usize = 256 << 10;
 /// A service that does not answer by then cannot be reached. A service in the host's own network
 /// answers in milliseconds; one repetition of the SYN comes after a second, another after three.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Pause after a connection that could not be taken: the next attempt may fail at once, too.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// A local port that is bound and listening, so that nobody else can have it. Clones are the same port:
 /// keep one, and it stays open from one client to the next; connections in between wait.
@@ -87,15 +90,28 @@ impl LocalPort {
     where
         F: Future<Output = Result<Stream, ResetReason>> + Send + 'static,
     {
+        let mut full = false;
         loop {
             let local = match self.listener.accept().await {
                 Ok((local, _)) => local,
+                Err(error) if lacks_files(&error) => {
+                    // Said once; the connection waits in the kernel until another one has ended.
+                    if !std::mem::replace(&mut full, true) {
+                        tracing::warn!(
+                            address = %self.address,
+                            "no more connections until others end: the limit on open files is reached (ulimit -n)"
+                        );
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
                 Err(error) => {
                     tracing::debug!(address = %self.address, %error, "accept failed");
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
+            full = false;
             let (opening, events) = (open(self.request.clone()), events.clone());
             let service = self.request.service.clone();
             tokio::spawn(async move {
@@ -156,10 +172,29 @@ async fn dial(service: &Service) -> Result<TcpStream, ResetReason> {
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 reason = ResetReason::Refused;
             }
+            Ok(Err(error)) if lacks_files(&error) => {
+                tracing::warn!("a connection is refused: the limit on open files is reached (ulimit -n)");
+                return Err(ResetReason::TooMany);
+            }
             Ok(Err(_)) | Err(_) => {}
         }
     }
     Err(reason)
+}
+
+/// The process or the system has as many files open as it may.
+fn lacks_files(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    {
+        use rustix::io::Errno;
+        let errno = Errno::from_io_error(error);
+        errno == Some(Errno::MFILE) || errno == Some(Errno::NFILE)
+    }
+    #[cfg(not(unix))]
+    {
+        _ = error;
+        false
+    }
 }
 
 /// Why copying ended early.
@@ -228,8 +263,6 @@ async fn copy_up(local: &TcpStream, stream: &Stream) -> Result<(), Broken> {
     let mut small = Vec::new();
     let mut bulk = false;
     loop {
-        // Nothing is read that cannot be passed on: this is where a full session stops a program.
-        let room = stream.writable().await.map_err(Broken::Remote)?;
         match tokio::time::timeout(IDLE, local.readable()).await {
             Ok(result) => result.map_err(Broken::Local)?,
             Err(_) => {
@@ -237,6 +270,9 @@ async fn copy_up(local: &TcpStream, stream: &Stream) -> Result<(), Broken> {
                 continue;
             }
         }
+        // Nothing is read that cannot be passed on: this is where a full session stops a program. Nobody takes
+        // the room before it is used, as nothing is waited for in between.
+        let room = stream.writable().await.map_err(Broken::Remote)?;
         let read = if bulk {
             stream.try_read_from(local, room)
         } else {

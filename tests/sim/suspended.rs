@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use punchtunnel::mux::{SEND_BUDGET, SEND_BUFFER};
+use punchtunnel::mux::holding::{SEND_BUDGET, SEND_BUFFER, SEND_FLOOR};
 
 use crate::{
     memory,
@@ -117,7 +117,7 @@ fn an_outage_of_ten_minutes_costs_bounded_memory_and_no_byte() {
     }
     // Unsent bytes, and what the socket and the queue of records held when the link died; the simulator's
     // own socket holds less than two windows.
-    let bound = SEND_BUDGET + STREAMS * punchtunnel::mux::SEND_FLOOR + (1 << 20);
+    let bound = SEND_BUDGET + STREAMS * SEND_FLOOR + (1 << 20);
     println!("{written} bytes taken, at most {most} bytes held, of {bound}");
     assert!(written > SEND_BUDGET && STREAMS * SEND_BUFFER > SEND_BUDGET, "the budget was never used up");
     assert!(most < bound as isize, "{most} bytes are held, and {bound} were said");

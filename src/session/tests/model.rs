@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::mux::{SEND_BUFFER, flow::INITIAL_WINDOW};
+use crate::mux::{flow::INITIAL_WINDOW, holding::SEND_BUFFER};
 
 /// One move of a program, of the network, or of time.
 #[derive(Debug, Clone)]

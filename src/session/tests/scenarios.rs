@@ -194,7 +194,7 @@ fn writing_stops_when_the_queue_is_full_and_goes_on_when_it_is_acknowledged() {
     }
     let unacknowledged = pair.stats(INITIATOR).unacknowledged;
     assert!((200_000..=270_000).contains(&unacknowledged), "{unacknowledged}");
-    assert!(written <= 270_000 + 4 * crate::mux::SEND_BUFFER, "{written}");
+    assert!(written <= 270_000 + 4 * crate::mux::holding::SEND_BUFFER, "{written}");
     // Pings, acknowledgements and answers go on.
     pair.now += MS;
     pair.write(RESPONDER, ids[0], b"still there?");
