@@ -13,7 +13,7 @@
 //! | --- | --- |
 //! | streams | [`MAX_STREAMS`] opened by each side; more are refused with `TooMany` |
 //! | bytes received and unread | the credit given: a [`FirstWindow`] a stream, wide for twice [`MAX_WIDE`] of the peer's, and [`GROWTH_BUDGET`](flow::GROWTH_BUDGET) for all together |
-//! | bytes written and unsent | [`SEND_BUFFER`](holding::SEND_BUFFER) a stream, [`SEND_BUDGET`](holding::SEND_BUDGET) for all together |
+//! | bytes written and unsent | [`SEND_BUFFER`] a stream, [`SEND_BUDGET`](holding::SEND_BUDGET) for all together |
 //! | control frames that wait | one OPEN, RESET and CREDIT a stream |
 //! | events | a few a frame received, drained after each call |
 //!

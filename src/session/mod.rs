@@ -85,7 +85,7 @@ use crate::{
 };
 
 /// An acknowledgement goes out at once when this many bytes of session records came in: often enough that
-/// a sender with a small window ([`pace`]) does not wait for it, a hundredth of the work of the bytes.
+/// a sender with a small window (`pace.rs`) does not wait for it, a hundredth of the work of the bytes.
 pub const ACK_BYTES: usize = 128 * 1024;
 
 /// An acknowledgement waits at most this long for data to ride with. It only frees memory on the other

@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl Session {
-    /// Opens a stream; see [`Mux::open`]. It can be written to at once, link or not.
+    /// Opens a stream; see [`Mux::open`](crate::mux::Mux::open). It can be written to at once, link or not.
     ///
     /// # Errors
     /// As there.
@@ -19,12 +19,12 @@ impl Session {
         self.mux.open(&request)
     }
 
-    /// How many bytes [`write`](Self::write) takes; see [`Mux::writable`].
+    /// How many bytes [`write`](Self::write) takes; see [`Mux::writable`](crate::mux::Mux::writable).
     pub fn writable(&mut self, id: StreamId) -> usize {
         self.mux.writable(id)
     }
 
-    /// Takes bytes for a stream, all or none; see [`Mux::write`].
+    /// Takes bytes for a stream, all or none; see [`Mux::write`](crate::mux::Mux::write).
     ///
     /// # Errors
     /// As there.
@@ -42,7 +42,7 @@ impl Session {
         self.queue.give_back(whole.into_buffer());
     }
 
-    /// As [`write`](Self::write), without a copy; see [`Mux::write_whole`].
+    /// As [`write`](Self::write), without a copy; see [`Mux::write_whole`](crate::mux::Mux::write_whole).
     ///
     /// # Errors
     /// As there.
@@ -50,18 +50,18 @@ impl Session {
         self.mux.write_whole(id, piece)
     }
 
-    /// Takes bytes that arrived, and gives credit for as many; see [`Mux::read`].
+    /// Takes bytes that arrived, and gives credit for as many; see [`Mux::read`](crate::mux::Mux::read).
     pub fn read(&mut self, now: Instant, id: StreamId) -> Option<Bytes> {
         let rtt = self.link.as_ref().and_then(|link| link.liveness.rtt());
         self.mux.read(now, id, rtt.map(|rtt| rtt.smoothed))
     }
 
-    /// No more bytes will be written; see [`Mux::finish`].
+    /// No more bytes will be written; see [`Mux::finish`](crate::mux::Mux::finish).
     pub fn finish(&mut self, id: StreamId) {
         self.mux.finish(id);
     }
 
-    /// Ends a stream at once; see [`Mux::reset`].
+    /// Ends a stream at once; see [`Mux::reset`](crate::mux::Mux::reset).
     pub fn reset(&mut self, id: StreamId, reason: ResetReason) {
         self.mux.reset(id, reason);
     }

@@ -198,7 +198,7 @@ impl ServerBuilder {
     /// Opens the data directory and binds the sockets.
     ///
     /// # Errors
-    /// A file of the data directory, or [`ConfigError::Listen`].
+    /// A file of the data directory, or [`ConfigError::Listen`](crate::error::ConfigError::Listen).
     pub async fn bind(self) -> Result<Server, Error> {
         let files = limits::raise_open_files();
         let key = match (self.key, &self.data) {
