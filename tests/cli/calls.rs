@@ -17,9 +17,9 @@ use crate::harness::{Home, Running, Server};
 /// What is moved while calls are counted.
 const MEGABYTES: usize = 64;
 
-/// The program's bytes are read and written 64 to 128 KiB at once (8 to 16 calls), the link's up to 256 KiB at once (4 to 8
-/// calls); with any of them may come one that finds nothing to do, and a wait until there is something (so far up to
-/// 45); the rest is for wake-ups of the other thread. Found were 28 to 34 for `connect` and 37 to 54 for `expose`.
+/// The program's bytes and the link's are read and written up to 128 or 256 KiB at once (4 to 8 calls each); with any of
+/// them may come one that finds nothing to do, and a wait until there is something; acknowledgements are 8 more. Found were
+/// 10 to 23 for `connect` and 12 to 31 for `expose`.
 const LIMIT: f64 = 60.0;
 
 /// A service that reads to the end and then says one byte.
