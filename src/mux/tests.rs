@@ -112,6 +112,21 @@ fn one_busy_stream_fills_a_record_with_one_frame() {
 }
 
 #[test]
+fn a_whole_piece_is_the_record_itself_once_nothing_is_more_urgent() {
+    let (mut ours, _) = pair();
+    let id = ours.open(&request()).unwrap();
+    let whole = Whole::new(BytesMut::with_capacity(whole::CAPACITY));
+    let place = whole.payload().as_ptr();
+    ours.write_whole(id, whole).unwrap();
+    assert!(ours.fill_whole(usize::MAX).is_none(), "OPEN goes first");
+    record(&mut ours, frame::HEADER + wire::encode(&request()).len());
+    assert!(ours.fill_whole(whole::ROOM).is_none(), "the link takes less at a time");
+    let body = ours.fill_whole(whole::ROOM + frame::HEADER).expect("a record");
+    assert_eq!(body[body.len() - whole::ROOM..].as_ptr(), place, "not copied");
+    assert!(ours.is_flushed());
+}
+
+#[test]
 fn a_sender_without_credit_waits_and_is_not_asked_in_vain() {
     let (mut ours, mut theirs) = pair();
     let id = ours.open(&request()).unwrap();
