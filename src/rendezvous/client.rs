@@ -310,7 +310,7 @@ impl Client {
             return;
         }
         let seed = self.rng.random();
-        attempt.join(now, path, seed, &self.key, found, cookie, self.node, &self.queue);
+        attempt.join(now, (path, index), seed, &self.key, found, cookie, self.node, &self.queue);
         attempt.handle_timeout(now, &mut self.out);
     }
 
@@ -410,7 +410,7 @@ impl Client {
                 }
             }
             Refusal::Version | Refusal::Busy | Refusal::Private => {
-                let Some(attempt) = self.attempt.as_mut().filter(|a| a.local == index) else { return };
+                let Some(attempt) = self.attempt.as_mut().filter(|a| a.has_asked(index)) else { return };
                 attempt.slow_down(now);
                 let event = match reason {
                     Refusal::Version => ClientEvent::Version { theirs: version },

@@ -20,7 +20,7 @@ use super::{
     associations::{Associations, NodeName},
     cookie::Cookies,
     directory::Directory,
-    limits::{ASSOCIATION_TIMEOUT, TEND_NAMES_EVERY},
+    limits::{ASSOCIATION_TIMEOUT, FAILED_HANDSHAKE, TEND_NAMES_EVERY},
     names::Names,
     rates::{Bucket, Rate, Rates},
     spent::{Spent, fingerprint},
@@ -259,9 +259,11 @@ impl Server {
         allowed
     }
 
+    /// What all have together is used up by UDP alone, whose sources may be made up: over TCP nobody is who he is not,
+    /// and whoever cannot get through by UDP gets in there.
     fn allow_stranger(&mut self, from: Source) -> bool {
         let all = Rate::per_second(self.limits.hellos, self.limits.hellos);
-        self.hellos.1.take(self.now, from.addr.into()) && self.hellos.0.take(self.now, all, 1)
+        self.hellos.1.take(self.now, from.addr.into()) && (!from.udp || self.hellos.0.take(self.now, all, 1))
     }
 
     /// Everything before the first Diffie-Hellman is cheap; everything after it is paid for by a cookie and
@@ -288,8 +290,11 @@ impl Server {
         if !self.inits.1.take(now, from.addr.into()) || !self.inits.0.take(now, all, 1) {
             return None;
         }
-        let (responder, payload) =
-            Responder::read(self.rng.random(), &self.key, Purpose::Server, cookie, noise).ok()?;
+        let read = Responder::read(self.rng.random(), &self.key, Purpose::Server, cookie, noise);
+        let Ok((responder, payload)) = read else {
+            self.inits.1.fine(now, from.addr.into(), FAILED_HANDSHAKE - 1);
+            return None;
+        };
         if !self.is_allowed(&responder.remote()) {
             let private = Packet::Refuse { index: sender, version: VERSION, reason: Refusal::Private };
             self.out.push_back((from, private.encode()));

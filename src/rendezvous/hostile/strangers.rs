@@ -200,3 +200,48 @@ fn a_refusal_of_another_index_does_not_end_the_association() {
     world.run_for(SECOND);
     assert!(!world.events(client).contains(&ClientEvent::Lost));
 }
+
+#[test]
+fn made_up_handshakes_are_dear_to_their_senders_and_keep_nobody_out() {
+    let mut server = server(Limits { inits: 200, ..Limits::default() });
+    // Twenty who receive where they send from: together they may have three times what the server does.
+    let cookies: Vec<Vec<u8>> =
+        (0..20).map(|n| init(&mut server, &mut client(n, n), start(), udp(1_000 + u32::from(n)))).collect();
+    for second in 1..20 {
+        let now = start() + second * SECOND;
+        for round in 0..100u8 {
+            for (n, init) in (0..).zip(&cookies) {
+                let mut made_up = init.clone();
+                // Another ephemeral key each time, and nothing behind it opens.
+                made_up[40] = round;
+                made_up[41] ^= second as u8;
+                ask(&mut server, now, udp(1_000 + n), &made_up);
+            }
+        }
+        let mut honest = client(100 + second as u8, second as u8);
+        honest.handle_timeout(now);
+        talk(&mut server, &mut honest, now, udp(2_000 + second));
+        // In the first moments they have their bursts.
+        assert!(honest.path().is_some() || second < 3, "second {second}");
+    }
+    // Who sent such nonsense has something left after a while.
+    let later = start() + 100 * SECOND;
+    let mut one = client(1, 50);
+    one.handle_timeout(later);
+    talk(&mut server, &mut one, later, udp(1_001));
+    assert!(one.path().is_some());
+}
+
+#[test]
+fn who_comes_over_tcp_is_heard_while_made_up_addresses_use_up_what_all_have() {
+    let mut server = server(Limits { hellos: 1_000, ..Limits::default() });
+    let now = start();
+    let hello = Packet::Hello { sender: 9 }.encode();
+    let answered = (0..5_000).filter(|n| !ask(&mut server, now, udp(*n), &hello).is_empty()).count();
+    assert_eq!(answered, 1_000);
+    assert!(ask(&mut server, now, udp(6_000), &hello).is_empty());
+    let over_tcp = Source { udp: false, ..udp(6_000) };
+    assert_eq!(ask(&mut server, now, over_tcp, &hello).len(), 1);
+    let more = (0..10_000).filter(|_| !ask(&mut server, now, over_tcp, &hello).is_empty()).count();
+    assert!(more < 4 * 64, "one source has no more than its burst");
+}
