@@ -94,7 +94,7 @@ impl Server {
     ) -> Option<()> {
         let now = self.now;
         let association = self.associations.get_mut(index)?;
-        let received = association.channel.handle(now, counter, sealed).ok()?;
+        let received = association.channel.handle(counter, sealed).ok()?;
         let node = association.node;
         self.associations.heard(now, index);
         // A TCP connection proves its address by itself.
