@@ -112,6 +112,7 @@ pub(super) struct Joining {
 /// All of them.
 pub(super) struct Associations {
     began: Instant,
+    /// What the numbers of nodes are made with.
     secret: [u8; 32],
     // Boxed: a tree has almost as much empty room as entries.
     by_index: BTreeMap<u32, Box<Association>>,
@@ -319,5 +320,51 @@ impl Associations {
 
     fn micros(&self, now: Instant) -> u64 {
         now.saturating_duration_since(self.began).as_micros() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::{
+        secure::{Initiator, Psk, Purpose, Responder, StaticKey},
+        testing::start,
+    };
+
+    fn channel() -> Channel<FromServer, ToServer> {
+        let [ours, theirs] = [1, 2].map(|byte| StaticKey::from_private(Zeroizing::new([byte; 32])));
+        let message =
+            Initiator::new([3; 32], &ours, &theirs.public(), Purpose::Server, b"", &Psk::none()).write(b"");
+        let (responder, _) =
+            Responder::read([4; 32], &theirs, Purpose::Server, b"", &message).expect("an honest client");
+        Channel::new(responder.write(&Psk::none(), b"").1.datagram(), 7, 8, 1000)
+    }
+
+    #[test]
+    fn a_node_is_known_again_and_never_taken_for_another_keys() {
+        let [ours, theirs] = [1, 2].map(|byte| PublicKey([byte; 32]));
+        let mut associations = Associations::new(start(), [9; 32], 10);
+        let node = associations.node(&(ours, [5; 16])).expect("nobody else");
+        assert_ne!(associations.node(&(ours, [6; 16])), Some(node), "another run");
+        assert_ne!(associations.node(&(theirs, [5; 16])), Some(node), "another key");
+        let other_server = Associations::new(start(), [8; 32], 10);
+        assert_ne!(other_server.node(&(ours, [5; 16])), Some(node), "nobody can tell it in advance");
+        // As if another key's node had got the same number.
+        let source = Source { addr: ([192, 0, 2, 1], 5).into(), udp: true, via: 0 };
+        let joining = |key| Joining { key, node, source, index: 7, channel: channel(), reply: vec![1] };
+        associations.insert(start(), joining(theirs));
+        assert_eq!(associations.node(&(ours, [5; 16])), None);
+        assert!(associations.remove(7).is_some_and(|removed| removed.node_left));
+        associations.insert(start(), joining(ours));
+        assert_eq!(associations.node(&(ours, [5; 16])), Some(node));
+        assert_eq!(associations.replaced_by(node, source), Some(7));
+    }
+
+    #[test]
+    fn an_idle_association_is_small() {
+        // Whoever makes it larger makes every name larger: `tests/counts.rs` has the sum.
+        assert!(size_of::<Association>() <= 200, "{} bytes", size_of::<Association>());
     }
 }

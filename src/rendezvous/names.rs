@@ -56,6 +56,7 @@ pub fn is_name(text: &str) -> bool {
 /// All names.
 pub(super) struct Names {
     owners: BTreeMap<Name, Owner>,
+    /// The same names by their owners.
     by_key: BTreeSet<(KeyStart, Name)>,
     changed: BTreeSet<Name>,
     unstored: Unstored,
@@ -305,13 +306,16 @@ impl Names {
 
     /// Another key owns a name that people take for this one.
     fn is_like_anothers(&mut self, unix_secs: u64, name: &Name, key: PublicKey) -> bool {
-        let others = alike(&self.owners, name).filter(|(_, owner)| owner.key != key);
-        let (over, others): (Vec<_>, Vec<_>) =
-            others.partition(|(_, owner)| owner.is_over(unix_secs, self.ttl));
-        let (over, any): (Vec<Name>, _) =
-            (over.into_iter().map(|(name, _)| name.clone()).collect(), !others.is_empty());
+        let (mut over, mut others) = (Vec::new(), false);
+        for (other, owner) in alike(&self.owners, name).filter(|(_, owner)| owner.key != key) {
+            if owner.is_over(unix_secs, self.ttl) {
+                over.push(other.clone());
+            } else {
+                others = true;
+            }
+        }
         over.iter().for_each(|name| self.forget(name));
-        any
+        others
     }
 }
 

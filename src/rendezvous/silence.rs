@@ -2,7 +2,8 @@
 //!
 //! An association that is alive is heard every few seconds. To move an alarm each time would be most of the work of a
 //! keep-alive, so each has one place here, and keeps it: when its time comes, whoever looks finds that it was heard
-//! since, and gives it another. Times are rounded up to whole seconds, so that a place is an index in a list.
+//! since, and gives it another. One that is gone leaves its place until then. Times are rounded up to whole seconds, so
+//! that a place is an index in a list.
 
 use std::{
     collections::BTreeMap,
