@@ -323,7 +323,7 @@ impl Client {
             channel.set_rtt(rtt);
             self.round_trip = Some(rtt);
         }
-        let messages = channel.handle_body(now, hello.body).unwrap_or_default();
+        let messages = channel.handle_body(hello.body).unwrap_or_default();
         let before = self.line.take();
         let renewed = before.is_some();
         let moved = before.as_ref().is_some_and(|b| b.observed != hello.observed || b.path != path);
@@ -364,7 +364,7 @@ impl Client {
 
     fn data(&mut self, now: Instant, index: u32, counter: u64, sealed: &[u8]) {
         let Some(line) = self.line.as_mut().filter(|line| line.local == index) else { return };
-        let Ok(received) = line.channel.handle(now, counter, sealed) else { return };
+        let Ok(received) = line.channel.handle(counter, sealed) else { return };
         line.unanswered = 0;
         line.unanswered_since = None;
         line.ping_at = line.pinged_at + KEEP_ALIVE;

@@ -29,7 +29,7 @@ pub(super) const TEND_NAMES_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// megabytes, full rates about half of one core.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Associations in all (a client has one for each address family; about 2 KiB each).
+    /// Associations in all (a client has one for each address family; about 300 bytes each).
     pub associations: usize,
     /// Associations from one source (an IPv4 address or an IPv6 /64): leaves room for an office or a
     /// carrier NAT, and keeps one machine from filling the table.
