@@ -4,7 +4,10 @@ use punchtunnel::{
     endpoint::PeerId,
     nat::{Mapping, Model},
     session::LinkError,
-    wire::peer::RoundId,
+    wire::{
+        peer::RoundId,
+        server::{Decline, Release},
+    },
 };
 
 use super::*;
