@@ -113,8 +113,8 @@ pub enum ConfigError {
     },
     /// The host does not have the key that the command line names.
     #[error(
-        "\"{name}\" does not have the key {named} that --host-key names: compare it with what \"punchtunnel key\" \
-         prints on that computer"
+        "what the server brings from \"{name}\" does not prove the key {named} that --host-key names: compare that with what \
+         \"punchtunnel key\" prints on that computer"
     )]
     HostKeyWrong {
         /// The host.
@@ -211,7 +211,7 @@ pub enum ConfigError {
     Stdio(String),
     /// The host does not know the invite.
     #[error(
-        "\"{name}\" does not take this invite: it was used, has expired, or is for another host; run \"punchtunnel \
+        "the server says that \"{name}\" does not take this invite: it was used, has expired, or is for another host; run \"punchtunnel \
          invite {name}\" there for a new one"
     )]
     InviteRefused {
@@ -266,7 +266,7 @@ pub enum ConfigError {
 pub enum PeerError {
     /// The host does not know this client.
     #[error(
-        "\"{name}\" does not let this computer in: on that computer, run \"punchtunnel invite {name}\" and give \
+        "the server says that \"{name}\" does not let this computer in: on that computer, run \"punchtunnel invite {name}\" and give \
          the code here with --invite, or add this key to its authorized_clients: {key}"
     )]
     Unauthorised {
@@ -276,7 +276,9 @@ pub enum PeerError {
         key: PublicKey,
     },
     /// The host has too many clients.
-    #[error("\"{name}\" has too many clients at once: try again later, or end one of them")]
+    #[error(
+        "the server says that \"{name}\" has too many clients at once: try again later, or end one of them"
+    )]
     Busy {
         /// The host.
         name: Name,
@@ -429,7 +431,7 @@ fn changed_host(
 ) -> String {
     let now = match found {
         Some(found) => format!("Its key is now {found},\nand {pinned} was expected"),
-        None => format!("It does not have the key {pinned} (any more)"),
+        None => format!("What the server brings from it does not prove the key {pinned}"),
     };
     format!(
         "REMOTE HOST IDENTIFICATION HAS CHANGED: \"{name}\"\n\

@@ -157,6 +157,7 @@ impl Narrator {
                 })
             }
             Event::Declined(why) => Telling::Fatal(self.declined(*why)),
+            Event::Hearsay(what) => Telling::Line(self.hearsay(*what)),
             Event::Refused { key, why, others } => {
                 Telling::Line(refusals::refused(name, *key, *why, *others))
             }

@@ -36,6 +36,8 @@ mod peer;
 mod proved;
 mod ration;
 mod reasons;
+#[cfg(test)]
+mod refusals;
 mod round;
 mod server;
 mod settings;
@@ -55,7 +57,7 @@ use std::{
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
 pub use self::{
-    event::Event,
+    event::{Event, Hearsay},
     examination::Answers,
     io::*,
     reasons::{Came, Tried},
@@ -85,6 +87,7 @@ pub struct Endpoint {
     key: StaticKey,
     rng: StdRng,
     servers: Vec<Client>,
+    refusals: server::Refusals,
     probe_servers: Vec<SocketAddr>,
     server: IpAddr,
     part: Part,
@@ -132,6 +135,7 @@ impl Endpoint {
             key,
             rng,
             servers,
+            refusals: server::Refusals::default(),
             probe_servers,
             server,
             part,
@@ -264,7 +268,7 @@ impl Endpoint {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let peers = self.peers.values().filter_map(Peer::poll_timeout);
         let servers = self.servers.iter().filter_map(Client::poll_timeout);
-        peers.chain(servers).chain(self.part_timeout()).min()
+        peers.chain(servers).chain(self.part_timeout()).chain(self.refusals.poll_timeout()).min()
     }
 
     /// Nothing is left to be said after [`Input::Stop`].
@@ -291,6 +295,7 @@ impl Endpoint {
             self.with_peer(id, |peer, env| peer.advance(now, env));
         }
         self.peers.retain(|_, peer| !peer.is_gone());
+        self.advance_refusals(now);
         match self.part {
             Part::Host(_) => self.advance_host(now),
             Part::Client(_) => self.advance_client(now),

@@ -2,6 +2,7 @@
 
 use punchtunnel::{
     ConfigError, Error, NetworkError, PeerError,
+    endpoint::Hearsay,
     identity::Name,
     secure::PublicKey,
     wire::server::{Decline, NameRefusal, Release},
@@ -56,6 +57,21 @@ impl Narrator {
             Decline::Handshake => self.not_proved(),
             Decline::Busy => PeerError::Busy { name }.into(),
         }
+    }
+
+    /// A refusal that ends nothing.
+    pub(super) fn hearsay(&self, what: Hearsay) -> String {
+        let Narrator { name, server, .. } = self;
+        let what = match what {
+            Hearsay::NotKept(_) => format!("it does not take the request for \"{name}\" now"),
+            Hearsay::Declined(Decline::Unauthorised | Decline::Invite) => {
+                format!("\"{name}\" does not let this computer in any more")
+            }
+            Hearsay::Declined(Decline::Handshake) => format!("\"{name}\" has another key now"),
+            Hearsay::Declined(Decline::Busy) => format!("\"{name}\" has too many clients at once"),
+            Hearsay::NotProved => format!("\"{name}\" lets this computer in, but its answer proves nothing"),
+        };
+        format!("{server} says that {what}; it cannot prove that, so nothing is ended, and it is asked again")
     }
 
     /// The host does not have the key that was expected, or the invite's secret is wrong.
