@@ -17,6 +17,7 @@
 mod attacks;
 mod attempt;
 mod bases;
+mod brief;
 mod candidates;
 mod client;
 mod connections;
