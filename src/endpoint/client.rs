@@ -19,7 +19,7 @@ use crate::{
     secure::{Initiator, Psk, PublicKey, Purpose},
     wire::{
         self, MAX_BODY,
-        peer::{Goodbye, MAX_PEER_DATAGRAM, PeerHello, PeerMessage, PeerReply, RoundId},
+        peer::{Goodbye, Invited, MAX_PEER_DATAGRAM, PeerHello, PeerMessage, PeerReply, RoundId},
         server::{FromServer, ToServer},
     },
 };
@@ -111,6 +111,8 @@ impl Endpoint {
         };
         let (index, seed) = (self.new_index(), self.seed());
         let mut initiator = Initiator::new(seed, &self.key, &host_key, Purpose::Peer, b"", &psk);
+        let invite =
+            invite.map(|id| Invited { id, proof: psk.prove(&self.key.public(), &host_key, &session) });
         let payload = PeerHello { index, session, invite, prepare: Some(prepare) };
         let message = initiator.write(&wire::encode(&payload));
         let introduce = ToServer::Introduce { request, name, hello: message.into() };

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::{world::*, *};
-use crate::wire::server::{Decline, FromServer, RequestRefusal};
+use crate::{
+    secure::Psk,
+    wire::server::{Decline, FromServer, RequestRefusal},
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -75,4 +78,20 @@ fn a_refusal_over_one_family_ends_nothing_where_the_other_one_is_answered_otherw
     assert_eq!(world.count(CLIENT, |e| *e == Event::ServerPrivate), 1, "{}", world.story());
     refuse(&mut world, 1);
     assert_eq!(world.count(CLIENT, |e| *e == Event::ServerPrivate), 2, "{}", world.story());
+}
+
+#[test]
+fn whoever_has_only_the_public_part_of_an_invite_learns_no_address() {
+    let mut world = World::new(20);
+    world.verdict = Ok(Psk([7; 32].into()));
+    world.host();
+    world.client(None, Some((5, Psk([8; 32].into()))));
+    let declined = |w: &World| w.heard(CLIENT, |e| *e == Event::Declined(Decline::Invite));
+    assert!(world.run(10 * SECOND, declined), "{}", world.story());
+    world.run(30 * SECOND, |_| false);
+    assert!(!world.heard(CLIENT, |e| matches!(e, Event::Introduced { .. } | Event::HoleOpen { .. })));
+    assert!(world.sent.is_empty(), "no datagram of the host has left for it");
+    assert!(world.bound.iter().all(|(who, _)| *who == CLIENT), "no port was bound for it");
+    let host = world.endpoints[HOST].as_ref().expect("running");
+    assert!(host.peers.is_empty(), "and nothing is kept of it");
 }

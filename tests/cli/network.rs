@@ -159,7 +159,7 @@ fn an_invite_with_another_secret_proves_nothing() {
     let other = line.replace(fields[2], "aaaaaaaaaaaaaaaaaaaaaaaaaa");
     host.write("invites", &format!("{other}\n"));
     let refused = client.run(["connect", "myhost", "-L", "0", "--invite", &code]);
-    refused.failed(1, &["does not prove", "new invite"]);
+    refused.failed(1, &["does not take this invite", "for a new one"]);
     assert_eq!(host.run(["clients"]).out, "", "nobody was let in");
     assert_eq!(client.run(["hosts"]).out, "", "nothing was written down");
 }
