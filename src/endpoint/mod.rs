@@ -55,7 +55,7 @@ use std::{
     time::Instant,
 };
 
-use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
+use rand::{Rng, RngExt};
 
 pub use self::{
     event::{Event, Hearsay},
@@ -76,7 +76,7 @@ use self::{
 use crate::{
     punch::Budget,
     rendezvous::Client,
-    secure::StaticKey,
+    secure::{Generator, StaticKey},
     wire::{packet::Packet, peer::Goodbye, server::ToServer},
 };
 
@@ -86,7 +86,7 @@ type Outbox = VecDeque<Output>;
 /// One peer.
 pub struct Endpoint {
     key: StaticKey,
-    rng: StdRng,
+    rng: Generator,
     servers: Vec<Client>,
     refusals: server::Refusals,
     probe_servers: Vec<SocketAddr>,
@@ -115,7 +115,7 @@ impl Endpoint {
     /// Sets an endpoint up; it begins by itself. `seed` is 32 fresh random bytes.
     pub fn new(now: Instant, seed: [u8; 32], settings: Settings) -> Self {
         let Settings { key, servers, server_key, probe_servers, role, effort, hints, examine } = settings;
-        let mut rng = StdRng::from_seed(seed);
+        let mut rng = Generator::new(seed);
         let node = rng.random();
         let server = servers.first().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), SocketAddr::ip);
         let servers = servers

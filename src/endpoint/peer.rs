@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rand::{Rng, RngExt, rngs::StdRng};
+use rand::{Rng, RngExt};
 
 use super::{
     Event, Hint, Outbox, Output, PeerId, PortsId,
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     punch::Budget,
-    secure::{EpochKeys, PublicKey, StaticKey},
+    secure::{EpochKeys, Generator, PublicKey, StaticKey},
     wire::{
         peer::{Goodbye, PeerMessage, RoundId, StartRefusal},
         probe::ProbeAnswer,
@@ -42,7 +42,7 @@ pub(super) const CLOSING: Duration = Duration::from_secs(1);
 /// What a peer needs of the endpoint that holds it.
 pub(super) struct Env<'a> {
     pub(super) key: &'a StaticKey,
-    pub(super) rng: &'a mut StdRng,
+    pub(super) rng: &'a mut Generator,
     pub(super) next_ports: &'a mut u64,
     pub(super) probe_servers: &'a [SocketAddr],
     /// Address of the rendezvous server: targets may be as local as it is.

@@ -15,12 +15,14 @@
 
 #[cfg(test)]
 mod attacks;
+mod generator;
 mod handshake;
 mod key;
 mod link;
 mod resolver;
 mod seal;
 
+pub(crate) use generator::Generator;
 pub use handshake::{Initiator, MAX_PAYLOAD, Purpose, Responder, Secrets};
 pub use key::{Psk, PublicKey, StaticKey};
 pub use link::{EstablishedLink, LinkInitiator, LinkProgress, LinkResponder, MAX_LINK_MESSAGE, MAX_SURPLUS};
