@@ -137,7 +137,7 @@ pub enum Event {
         peer: PeerId,
         /// The round.
         id: RoundId,
-        /// Every SYN.
+        /// Every SYN that had left; none where the other side's made the link before.
         tried: Vec<Tried>,
     },
     /// A round brought no link.

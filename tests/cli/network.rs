@@ -408,12 +408,19 @@ fn what_was_opened_is_told_line_by_line_to_those_who_want_to_know() {
     expose.line("registered as");
     let words = ["-v", "connect", "myhost", "-L", "0", "--host-key", &host.key()];
     let mut connect = Running::start(client.command(words));
+    let mut told = 0;
     for party in [&mut connect, &mut expose] {
         let heading = party.line("attempt 1, round 1: ");
+        // A side that the machine was slow to serve had opened nothing by then.
+        if heading.contains("before any of this side's left") {
+            continue;
+        }
         assert!(heading.contains(", counted from the agreed instant"), "{heading}");
         let syn = party.line("from port");
         assert!(syn.contains(" ms  from port ") && syn.contains(" to 127.0.0.1:"), "{syn}");
+        told += 1;
     }
+    assert!(told > 0, "no connection comes of no SYN");
     let mut plain = Running::start(client.command(&words[1..]));
     plain.line("listening on");
     plain.terminate();
