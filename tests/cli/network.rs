@@ -48,23 +48,6 @@ fn a_private_server_serves_who_is_on_its_list_and_reads_it_again_when_told() {
 
 #[cfg(unix)]
 #[test]
-fn a_name_is_given_up_by_its_key_when_nobody_holds_it() {
-    let server = Server::start();
-    let (host, other) = (server.home(), server.home());
-    let expose = exposed(&server, &host, &["1"]);
-    host.run(["release", "myhost"]).failed(1, &["registered now", "stop the \"punchtunnel expose\""]);
-    expose.terminate();
-    assert_eq!(expose.end().code, 0);
-    other.run(["release", "myhost"]).failed(1, &["belongs to another key"]);
-    let released = host.run(["release", "myhost"]);
-    released.succeeded();
-    assert!(released.err.contains("\"myhost\" belongs to nobody"), "{released:?}");
-    host.run(["release", "myhost"]).failed(1, &["belongs to nobody there"]);
-    let _expose = exposed(&server, &other, &["1"]);
-}
-
-#[cfg(unix)]
-#[test]
 fn the_four_lines_and_an_invite_make_a_tunnel() {
     let server = Server::start();
     let (host, client) = (server.home(), server.home());
@@ -193,15 +176,6 @@ fn a_changed_server_key_is_refused_with_the_line_to_remove() {
 }
 
 #[test]
-fn a_name_belongs_to_the_key_that_registered_it_first() {
-    let server = Server::start();
-    let (first, second) = (server.home(), server.home());
-    let _expose = exposed(&server, &first, &["1"]);
-    let refused = second.run(["expose", "1", "--as", "myhost"]);
-    refused.failed(1, &["belongs to another key", &server.address, "--as"]);
-}
-
-#[test]
 fn a_host_that_does_not_come_ends_connect_and_the_message_says_what_is_known_of_it() {
     let server = Server::start();
     let (client, key) = (server.home(), Home::new().key());
@@ -293,15 +267,6 @@ fn a_host_that_is_started_anew_is_found_again_and_the_local_port_stays() {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     assert_eq!(text, "hello\n");
-}
-
-#[test]
-fn a_second_run_with_the_same_key_takes_the_name_and_the_first_one_says_so() {
-    let server = Server::start();
-    let host = server.home();
-    let first = exposed(&server, &host, &["1"]);
-    let _second = exposed(&server, &host, &["1"]);
-    first.end().failed(1, &["another \"punchtunnel expose\" with this key", "stop one of the two"]);
 }
 
 #[test]
