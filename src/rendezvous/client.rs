@@ -24,7 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rand::RngExt;
 
 use super::{
     ClientEvent,
@@ -34,7 +34,7 @@ use super::{
 use crate::{
     channel::{Channel, Full},
     endpoint::Path,
-    secure::{PublicKey, StaticKey},
+    secure::{Generator, PublicKey, StaticKey},
     wire::{
         Blob, MAX_DATAGRAM,
         packet::{Packet, Refusal},
@@ -75,7 +75,7 @@ const PROVE_AGAIN: Duration = Duration::from_secs(1);
 
 /// An association with a server, and the attempts to make one.
 pub struct Client {
-    rng: StdRng,
+    rng: Generator,
     key: StaticKey,
     server: SocketAddr,
     pinned: Option<PublicKey>,
@@ -133,7 +133,7 @@ impl Client {
         node: [u8; 16],
     ) -> Self {
         let mut client = Client {
-            rng: StdRng::from_seed(seed),
+            rng: Generator::new(seed),
             key,
             server,
             pinned,

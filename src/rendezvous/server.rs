@@ -13,7 +13,7 @@ use std::{
     time::Instant,
 };
 
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rand::RngExt;
 
 use super::{
     Limits, Source, Store,
@@ -26,7 +26,7 @@ use super::{
     spent::{Spent, fingerprint},
 };
 use crate::{
-    secure::{PublicKey, Purpose, Responder, StaticKey},
+    secure::{Generator, PublicKey, Purpose, Responder, StaticKey},
     wire::{
         self, MAX_DATAGRAM, VERSION, WireError,
         packet::{COOKIE, Packet, Refusal},
@@ -62,7 +62,7 @@ pub struct Server {
     pub(super) now: Instant,
     key: StaticKey,
     limits: Limits,
-    rng: StdRng,
+    rng: Generator,
     pub(super) cookies: Cookies,
     hellos: (Bucket, Rates),
     inits: (Bucket, Rates),
@@ -88,7 +88,7 @@ impl Server {
         limits: Limits,
         owners: impl IntoIterator<Item = (String, PublicKey, u64)>,
     ) -> Self {
-        let mut rng = StdRng::from_seed(seed);
+        let mut rng = Generator::new(seed);
         let rates = |units: u32| {
             let rate = Rate::per_second(units, units.saturating_mul(4));
             (Bucket::new(now), Rates::new(now, rate, limits.sources))

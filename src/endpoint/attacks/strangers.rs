@@ -34,5 +34,6 @@ fn an_invite_that_is_not_proved_is_told_at_the_host() {
     world.client(None, Some((5, Psk([8; 32].into()))));
     let told = |e: &Event| matches!(e, Event::Refused { key: Some(PublicKey(_)), why: Decline::Invite, .. });
     assert!(world.run(30 * SECOND, |w| w.heard(HOST, told)), "{}", world.story());
-    assert!(world.heard(CLIENT, |e| *e == Event::NotProved));
+    let declined = |e: &Event| *e == Event::Declined(Decline::Invite);
+    assert!(world.run(10 * SECOND, |w| w.heard(CLIENT, declined)), "{}", world.story());
 }
