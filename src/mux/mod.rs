@@ -368,6 +368,10 @@ impl Mux {
                 break;
             }
             if let Some(stream) = self.streams.get(&id).filter(|stream| stream.has_something()) {
+                if let Some(whole) = stream.next_whole(limit) {
+                    // A record of its own: this one, or the one after it.
+                    return if size == 0 { frame::HEADER + whole } else { size };
+                }
                 size += 2 * frame::HEADER + stream.sendable();
             }
         }

@@ -16,8 +16,10 @@ impl Mux {
     ///
     /// Payload is copied here, once, to where it will be sealed and sent from.
     pub fn fill(&mut self, out: &mut BytesMut, end: usize) {
+        let start = out.len();
+        self.schedule.set_record(end - start);
         if self.fill_control(out, end) {
-            self.fill_data(out, end);
+            self.fill_data(out, start, end);
         }
     }
 
@@ -28,14 +30,13 @@ impl Mux {
         if !(self.opens.is_empty() && self.resets.is_empty() && self.credits.is_empty()) {
             return None;
         }
+        self.schedule.set_record(limit);
         let (id, _) = self.schedule.turn()?;
         let stream = self.streams.get_mut(&id)?;
-        let count = stream.outgoing.whole()?;
-        if count + frame::HEADER > limit || count > stream.sendable() {
-            return None;
-        }
+        let count = stream.next_whole(limit)?;
         let record = stream.outgoing.pop_whole()?.into_record(id);
         stream.credit.take(count as u64);
+        stream.sent_little = false;
         let empty = !stream.has_something();
         self.holding.release(count, stream.outgoing.is_empty());
         self.schedule.served(count, empty);
@@ -43,8 +44,8 @@ impl Mux {
         Some(record)
     }
 
-    /// Whether, since the last call, a stream sent a little while others had more to send: somebody types
-    /// beside a bulk transfer.
+    /// Whether, since the last call, a stream sent a little, and not for the first time, while others had more to
+    /// send: somebody types beside a bulk transfer.
     pub fn take_urgent(&mut self) -> bool {
         std::mem::take(&mut self.urgent)
     }
@@ -79,7 +80,7 @@ impl Mux {
         true
     }
 
-    fn fill_data(&mut self, out: &mut BytesMut, end: usize) {
+    fn fill_data(&mut self, out: &mut BytesMut, start: usize, end: usize) {
         // The DATA frame at the end of the record, which grows while it is the same stream's turn.
         let mut open: Option<OpenData> = None;
         while let Some((id, quantum)) = self.schedule.turn() {
@@ -90,6 +91,11 @@ impl Mux {
                 continue;
             };
             if room == 0 && stream.has_something() {
+                break;
+            }
+            // A piece that is a record already is the next one: were its first bytes copied here, all of it would be
+            // copied, and the pieces of many streams would be mixed in every record.
+            if out.len() > start && stream.next_whole(end - start).is_some() {
                 break;
             }
             let count = stream.sendable().min(quantum).min(room);
@@ -119,7 +125,12 @@ impl Mux {
                 continue;
             }
             let empty = stream.sendable() == 0;
-            self.urgent |= empty && (1..=LITTLE).contains(&count) && self.schedule.has_others();
+            if count > 0 {
+                // Once is not enough: bulk data comes in fits, with a little at the end of each.
+                let little = empty && count <= LITTLE;
+                self.urgent |= little && stream.sent_little && self.schedule.has_others();
+                stream.sent_little = little;
+            }
             self.schedule.served(count, empty);
             self.wake_writer(id);
         }

@@ -17,28 +17,44 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::frame::StreamId;
 
-/// What a stream sends before it is the next one's turn, bytes. Four streams share a full record; an
-/// interactive burst passes in one turn.
-const QUANTUM: isize = 16 * 1024;
+/// What a stream sends at least before it is the next one's turn, bytes: an interactive burst passes in one turn.
+const LEAST_QUANTUM: usize = 16 * 1024;
 
 /// Streams that are gone may be listed, as many as the others and these.
 const SLACK: usize = 64;
 
 /// Streams that have something to send, in the order in which they are served.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Schedule {
     fresh: VecDeque<StreamId>,
     busy: VecDeque<StreamId>,
     /// What each listed stream may still send in this turn, or owes. A listed stream without it is gone.
     deficit: BTreeMap<StreamId, isize>,
+    /// What a turn is worth now, bytes.
+    quantum: isize,
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        let mut schedule =
+            Schedule { fresh: VecDeque::new(), busy: VecDeque::new(), deficit: BTreeMap::new(), quantum: 0 };
+        schedule.set_record(0);
+        schedule
+    }
 }
 
 impl Schedule {
+    /// Records hold so many bytes from now on. A turn is one of them where the link is fast: were it less, many bulk
+    /// streams would be cut into pieces, each with its own wake-ups at both ends.
+    pub(super) fn set_record(&mut self, size: usize) {
+        self.quantum = size.max(LEAST_QUANTUM).cast_signed();
+    }
+
     /// The stream has something to send now. Does nothing where it is listed already.
     pub(super) fn activate(&mut self, id: StreamId) {
         self.deficit.entry(id).or_insert_with(|| {
             self.fresh.push_back(id);
-            QUANTUM
+            self.quantum
         });
     }
 
@@ -60,7 +76,7 @@ impl Schedule {
             match self.deficit.get_mut(&id) {
                 Some(deficit @ 1..) => return Some((id, deficit.unsigned_abs())),
                 Some(deficit) => {
-                    *deficit += QUANTUM;
+                    *deficit += self.quantum;
                     list.pop_front();
                     self.busy.push_back(id);
                 }
@@ -88,7 +104,7 @@ impl Schedule {
             return;
         }
         if *deficit <= 0 {
-            *deficit += QUANTUM;
+            *deficit += self.quantum;
         }
         self.busy.push_back(id);
     }

@@ -25,6 +25,7 @@
 use super::{
     buffer::ByteQueue,
     flow::{FirstWindow, ReceiveWindow, SendWindow},
+    frame,
 };
 use crate::wire::stream::ResetReason;
 
@@ -62,6 +63,8 @@ pub(super) struct Stream {
     pub(super) blocked: bool,
     /// Bytes that the program wrote and that are in no record yet.
     pub(super) outgoing: ByteQueue,
+    /// What it sent last was little, and all that there was.
+    pub(super) sent_little: bool,
     pub(super) credit: SendWindow,
     pub(super) receiving: Receiving,
     /// Bytes that arrived and that the program has not read.
@@ -77,6 +80,7 @@ impl Stream {
             sending: Sending::default(),
             blocked: false,
             outgoing: ByteQueue::default(),
+            sent_little: false,
             credit: SendWindow::new(first),
             receiving: Receiving::default(),
             incoming: ByteQueue::default(),
@@ -89,6 +93,12 @@ impl Stream {
     pub(super) fn sendable(&self) -> usize {
         let credit = usize::try_from(self.credit.available()).unwrap_or(usize::MAX);
         self.outgoing.len().min(credit)
+    }
+
+    /// Bytes of the next piece, where it can be a record as it is: with a body of at most `limit` bytes.
+    pub(super) fn next_whole(&self, limit: usize) -> Option<usize> {
+        let whole = self.outgoing.whole()?;
+        (whole + frame::HEADER <= limit && whole <= self.sendable()).then_some(whole)
     }
 
     /// Something can go into a record now: bytes, or FIN.

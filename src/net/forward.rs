@@ -19,11 +19,12 @@ use std::{
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream, lookup_host},
     sync::Notify,
 };
 
 use super::{
+    congestion,
     event::{Event, EventSource},
     read_buffer::ReadBuffer,
     stream::Stream,
@@ -41,6 +42,9 @@ const CHUNK: usize = SEND_BUFFER;
 
 /// Size of the buffer for a local connection that says little.
 const SMALL: usize = 16 << 10;
+
+/// Bulk data is expected until so many reads after one another brought little.
+const BULK: u32 = 16;
 
 /// A buffer with less room is replaced: so keystrokes share one, and bulk data is read in large pieces.
 const LEAST_ROOM: usize = 64 << 10;
@@ -76,6 +80,9 @@ impl LocalPort {
         let failed = |source| ConfigError::Listen { address: rule.listen, source };
         let listener = TcpListener::bind(rule.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
+        if address.ip().is_loopback() {
+            congestion::unpace(&listener);
+        }
         Ok(LocalPort { listener: listener.into(), address, request: rule.request() })
     }
 
@@ -167,7 +174,7 @@ fn is_refusal(reason: &ResetReason) -> bool {
 async fn dial(service: &Service) -> Result<TcpStream, ResetReason> {
     let mut reason = ResetReason::Unreachable;
     for target in service.targets() {
-        match tokio::time::timeout(DIAL_LIMIT, TcpStream::connect(target)).await {
+        match tokio::time::timeout(DIAL_LIMIT, connect(target)).await {
             Ok(Ok(local)) => return Ok(local),
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 reason = ResetReason::Refused;
@@ -180,6 +187,22 @@ async fn dial(service: &Service) -> Result<TcpStream, ResetReason> {
         }
     }
     Err(reason)
+}
+
+/// Connects to the first address of a name or address that takes it.
+async fn connect(target: (String, u16)) -> io::Result<TcpStream> {
+    let mut failed = io::ErrorKind::NotFound.into();
+    for address in lookup_host(target).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        if address.ip().is_loopback() {
+            congestion::unpace(&socket);
+        }
+        match socket.connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
 }
 
 /// The process or the system has as many files open as it may.
@@ -261,7 +284,7 @@ async fn failure(local: &TcpStream) -> io::Error {
 async fn copy_up(local: &TcpStream, stream: &Stream) -> Result<(), Broken> {
     // What says little gets a small buffer; what fills it is read into whole records, until it stops to.
     let mut small = Vec::new();
-    let mut bulk = false;
+    let mut bulk = 0;
     loop {
         match tokio::time::timeout(IDLE, local.readable()).await {
             Ok(result) => result.map_err(Broken::Local)?,
@@ -273,7 +296,7 @@ async fn copy_up(local: &TcpStream, stream: &Stream) -> Result<(), Broken> {
         // Nothing is read that cannot be passed on: this is where a full session stops a program. Nobody takes
         // the room before it is used, as nothing is waited for in between.
         let room = stream.writable().await.map_err(Broken::Remote)?;
-        let read = if bulk {
+        let read = if bulk > 0 {
             stream.try_read_from(local, room)
         } else {
             small.resize(SMALL, 0);
@@ -286,7 +309,8 @@ async fn copy_up(local: &TcpStream, stream: &Stream) -> Result<(), Broken> {
         };
         match read {
             Ok(0) => return Ok(()),
-            Ok(count) => bulk = count >= SMALL,
+            Ok(SMALL..) => bulk = BULK,
+            Ok(_) => bulk = bulk.saturating_sub(1),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(Broken::Local(error)),
         }

@@ -20,6 +20,7 @@ mod admission;
 mod agent;
 mod client;
 pub mod clock;
+mod congestion;
 mod doctor;
 mod event;
 mod failure;

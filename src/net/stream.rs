@@ -128,6 +128,10 @@ impl Stream {
     /// # Errors
     /// As [`TcpStream::try_read_vectored`].
     pub(super) fn try_read_from(&self, local: &TcpStream, mut room: usize) -> io::Result<usize> {
+        if room > ROOM {
+            // What is left of a piece would be a record of its own.
+            room -= room % ROOM;
+        }
         let mut pieces = self.tunnel.wholes(room.div_ceil(ROOM));
         let mut slices: Vec<_> = Vec::with_capacity(pieces.len());
         for piece in &mut pieces {

@@ -234,10 +234,10 @@ impl Tunnel {
                     return;
                 }
                 let failed = state.handle_timeout(now);
-                state.follow_session();
+                state.follow_session(now);
                 let link = state.link.as_ref().map(|link| (link.epoch, link.stream.clone()));
                 let epoch = link.as_ref().map(|(epoch, _)| *epoch);
-                let batch = state.session.batch();
+                let batch = state.session.batch(now);
                 outbox.fill(epoch, batch, || state.session.poll_transmit(now));
                 let deadline = state.poll_timeout(now);
                 self.settle(state);

@@ -169,10 +169,10 @@ impl Session {
     }
 
     /// The link's connection is gone.
-    pub fn detach(&mut self, _now: Instant) {
+    pub fn detach(&mut self, now: Instant) {
         if let Some(link) = self.link.take() {
             self.rtt = link.liveness.rtt();
-            self.queue.rest();
+            self.queue.rest(now);
         }
     }
 
@@ -235,7 +235,7 @@ impl Session {
     /// # Errors
     /// [`LinkError::Silent`]: the link is dead, as with [`handle_input`](Self::handle_input).
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), LinkError> {
-        self.queue.rest();
+        self.queue.rest(now);
         match &mut self.link {
             Some(link) => link.handle_timeout(now),
             None => Ok(()),
@@ -292,10 +292,15 @@ impl Session {
         self.link.as_ref().map(|link| link.liveness.limit())
     }
 
+    /// Whether the attached link is near: within one machine, or one network of a room. `None`: not known yet.
+    pub fn is_near(&self) -> Option<bool> {
+        self.link.as_ref()?.liveness.least_rtt().map(pace::is_near)
+    }
+
     /// Bytes that the attached link's socket is to be given at a time, so that what is urgent does not wait
     /// behind more than that: what the link delivers in a few milliseconds.
-    pub fn batch(&self) -> usize {
-        self.link.as_ref().map_or(0, |link| link.pace.record())
+    pub fn batch(&self, now: Instant) -> usize {
+        self.link.as_ref().map_or(0, |link| link.pace.batch(now))
     }
 
     /// Counters.

@@ -27,13 +27,21 @@ const SAMPLE: Duration = Duration::from_millis(50);
 /// then a far one would not take more anyway.
 const NEAR: Duration = Duration::from_millis(2);
 
+/// Whether a link with this round trip is near.
+pub(super) fn is_near(least_rtt: Duration) -> bool {
+    least_rtt < NEAR
+}
+
 /// Bytes that are on their way on a near link: what 2 Gbit/s need for 2 ms, and half a millisecond of what
 /// one machine can seal and open. (Half a megabyte stays in a processor's cache: with 2 MiB a bulk
 /// transfer was slower by a third.)
 pub(super) const NEAR_WINDOW: usize = 512 * 1024;
 
 /// The same where somebody types beside a bulk transfer: less of it, so that a keystroke waits for less.
-const URGENT_WINDOW: usize = 192 * 1024;
+const URGENT_WINDOW: usize = 128 * 1024;
+
+/// And as much of it at a time is given to the socket.
+const URGENT_BATCH: usize = 64 * 1024;
 
 /// Whoever has typed goes on for so long.
 const URGENT: Duration = Duration::from_secs(1);
@@ -75,18 +83,27 @@ impl Pace {
 
     /// Most bytes that may be on their way, where the shortest round trip is this.
     pub(super) fn window(&self, now: Instant, least_rtt: Option<Duration>) -> usize {
-        if least_rtt.is_some_and(|rtt| rtt >= NEAR) {
+        if !least_rtt.is_none_or(is_near) {
             usize::MAX
-        } else if self.urgent_until.is_some_and(|until| now < until) {
+        } else if self.is_urgent(now) {
             URGENT_WINDOW
         } else {
             NEAR_WINDOW
         }
     }
 
-    /// Bytes that a record may hold, and that the socket is given at a time.
+    /// Bytes that a record may hold.
     pub(super) fn record(&self) -> usize {
         self.record
+    }
+
+    /// Bytes that the socket is to be given at a time, and to hold unsent.
+    pub(super) fn batch(&self, now: Instant) -> usize {
+        if self.is_urgent(now) { self.record.min(URGENT_BATCH) } else { self.record }
+    }
+
+    fn is_urgent(&self, now: Instant) -> bool {
+        self.urgent_until.is_some_and(|until| now < until)
     }
 
     /// Bytes in [`TIME`], if those acknowledged took `elapsed`.
@@ -127,6 +144,8 @@ mod tests {
         assert_eq!((pace.window(now, None), pace.window(now, far)), (NEAR_WINDOW, usize::MAX));
         pace.urgent(now);
         assert_eq!((pace.window(now, None), pace.window(now, far)), (URGENT_WINDOW, usize::MAX));
+        pace.acknowledged(now + Duration::from_millis(2), 4 << 20);
+        assert!(pace.batch(now) == URGENT_BATCH && pace.batch(now + URGENT) == pace.record());
         assert_eq!(pace.window(now + URGENT, Some(Duration::ZERO)), NEAR_WINDOW);
     }
 

@@ -3,7 +3,10 @@
 //! The queue and the socket share the bytes: a record is sealed where it was put together, and what is
 //! sent again after a link's death is the very same memory.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 
@@ -13,6 +16,10 @@ use crate::mux::whole::CAPACITY;
 /// a bulk transfer allocates nothing, even where acknowledgements come in lumps. (Memory that goes back
 /// to the system and comes again costs as much as the sealing: 1.2 against 2.3 GB/s.)
 const SPARE: usize = 128;
+
+/// Spare buffers are kept for so long after the last record, and half of them for as long again. Bulk data comes
+/// in fits: between two of them the queue is empty many times a second.
+const REST: Duration = Duration::from_secs(1);
 
 /// Records smaller than this get a buffer of their own size: thousands of keystrokes that wait for an
 /// acknowledgement must not hold 64 KiB each.
@@ -35,6 +42,10 @@ pub(super) struct Queue {
     first: u64,
     size: usize,
     spare: Vec<BytesMut>,
+    /// Something was queued since [`rest`](Self::rest) was called.
+    used: bool,
+    /// When half of the spare buffers go.
+    rest_at: Option<Instant>,
 }
 
 impl Queue {
@@ -89,6 +100,7 @@ impl Queue {
     /// Appends record number [`end`](Self::end).
     pub(super) fn push(&mut self, epoch: u32, bytes: Bytes) {
         self.size += bytes.len() + OVERHEAD;
+        self.used = true;
         self.records.push_back(Sealed { epoch, bytes });
     }
 
@@ -101,19 +113,20 @@ impl Queue {
         {
             self.first += 1;
             self.size -= record.bytes.len() + OVERHEAD;
-            if record.bytes.len() >= WORTH_FULL
-                && let Ok(buffer) = record.bytes.try_into_mut()
-            {
+            if let Ok(buffer) = record.bytes.try_into_mut() {
                 self.give_back(buffer);
             }
         }
         before - self.size
     }
 
-    /// Gives half of the spare buffers back, where nothing is going on.
-    pub(super) fn rest(&mut self) {
-        if self.records.is_empty() {
+    /// Gives half of the spare buffers back, where nothing has been going on for [`REST`]. To be called now and then.
+    pub(super) fn rest(&mut self, now: Instant) {
+        if std::mem::take(&mut self.used) {
+            self.rest_at = Some(now + REST);
+        } else if self.records.is_empty() && self.rest_at.is_some_and(|at| at <= now) {
             self.spare.truncate(self.spare.len() / 2);
+            self.rest_at = (!self.spare.is_empty()).then_some(now + REST);
         }
     }
 
@@ -127,6 +140,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::start;
 
     fn record(queue: &mut Queue, size: usize) -> Bytes {
         let mut buffer = queue.buffer(size);
@@ -167,6 +181,17 @@ mod tests {
     }
 
     #[test]
+    fn a_full_buffer_with_less_in_it_is_used_again_too() {
+        let mut queue = Queue::default();
+        let mut bytes = queue.full_buffer();
+        bytes.truncate(100);
+        let place = bytes.as_ptr();
+        queue.push(0, bytes.freeze());
+        queue.acknowledge(1);
+        assert_eq!(queue.full_buffer().as_ptr(), place);
+    }
+
+    #[test]
     fn an_idle_session_gives_its_memory_back() {
         let mut queue = Queue::default();
         for _ in 0..2 * SPARE {
@@ -174,9 +199,14 @@ mod tests {
             queue.push(0, bytes);
         }
         queue.acknowledge(u64::MAX);
-        assert_eq!(queue.spare.len(), SPARE);
-        for _ in 0..8 {
-            queue.rest();
+        let mut now = start();
+        for _ in 0..100 {
+            queue.rest(now);
+        }
+        assert_eq!(queue.spare.len(), SPARE, "it is not idle for being empty");
+        for _ in 0..9 {
+            now += REST;
+            queue.rest(now);
         }
         assert_eq!(queue.spare.len(), 0);
     }

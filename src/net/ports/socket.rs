@@ -8,7 +8,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::endpoint::OpenFailure;
+use crate::{endpoint::OpenFailure, net::congestion};
 
 /// An address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +53,7 @@ pub(crate) fn bound(family: Family, port: u16) -> io::Result<Socket> {
         socket.set_only_v6(true)?;
     }
     socket.bind(&family.any(port).into())?;
+    congestion::unpace(&socket);
     Ok(socket)
 }
 
