@@ -17,6 +17,12 @@ use crate::{
     wire::{peer::Goodbye, stream::ResetReason},
 };
 
+mod words;
+
+pub use words::{goodbye, last_seen, seconds};
+
+use words::{bind_advice, changed_host, changed_server, reset_advice};
+
 /// What can go wrong, by who must act.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -113,8 +119,8 @@ pub enum ConfigError {
     },
     /// The host does not have the key that the command line names.
     #[error(
-        "\"{name}\" does not have the key {named} that --host-key names: compare it with what \"punchtunnel key\" \
-         prints on that computer"
+        "what the server brings from \"{name}\" does not prove the key {named} that --host-key names: compare that with what \
+         \"punchtunnel key\" prints on that computer"
     )]
     HostKeyWrong {
         /// The host.
@@ -211,7 +217,7 @@ pub enum ConfigError {
     Stdio(String),
     /// The host does not know the invite.
     #[error(
-        "\"{name}\" does not take this invite: it was used, has expired, or is for another host; run \"punchtunnel \
+        "the server says that \"{name}\" does not take this invite: it was used, has expired, or is for another host; run \"punchtunnel \
          invite {name}\" there for a new one"
     )]
     InviteRefused {
@@ -266,7 +272,7 @@ pub enum ConfigError {
 pub enum PeerError {
     /// The host does not know this client.
     #[error(
-        "\"{name}\" does not let this computer in: on that computer, run \"punchtunnel invite {name}\" and give \
+        "the server says that \"{name}\" does not let this computer in: on that computer, run \"punchtunnel invite {name}\" and give \
          the code here with --invite, or add this key to its authorized_clients: {key}"
     )]
     Unauthorised {
@@ -276,7 +282,9 @@ pub enum PeerError {
         key: PublicKey,
     },
     /// The host has too many clients.
-    #[error("\"{name}\" has too many clients at once: try again later, or end one of them")]
+    #[error(
+        "the server says that \"{name}\" has too many clients at once: try again later, or end one of them"
+    )]
     Busy {
         /// The host.
         name: Name,
@@ -392,103 +400,6 @@ impl From<IdentityError> for Error {
 impl From<ForwardError> for Error {
     fn from(error: ForwardError) -> Self {
         Error::Config(error.into())
-    }
-}
-
-/// A duration as people say it: whole seconds from one second on, else milliseconds.
-pub fn seconds(duration: Duration) -> humantime::FormattedDuration {
-    let shown = if duration >= Duration::from_secs(1) {
-        Duration::from_secs((duration + Duration::from_millis(500)).as_secs())
-    } else {
-        Duration::from_millis(duration.as_millis() as u64)
-    };
-    humantime::format_duration(shown)
-}
-
-/// What is known about a host that is not there.
-pub fn last_seen(ago: Option<Duration>) -> String {
-    match ago {
-        None => {
-            "the server has never heard of it; is the name right, and does \"punchtunnel expose\" run there?"
-                .into()
-        }
-        Some(ago) if ago < Duration::from_secs(60) => "it was last seen less than a minute ago".into(),
-        Some(ago) => {
-            let minutes = Duration::from_secs(ago.as_secs() / 60 * 60);
-            format!("it was last seen {} ago", humantime::format_duration(minutes))
-        }
-    }
-}
-
-fn changed_host(
-    name: &Name,
-    found: Option<PublicKey>,
-    pinned: PublicKey,
-    path: &Path,
-    line: usize,
-) -> String {
-    let now = match found {
-        Some(found) => format!("Its key is now {found},\nand {pinned} was expected"),
-        None => format!("It does not have the key {pinned} (any more)"),
-    };
-    format!(
-        "REMOTE HOST IDENTIFICATION HAS CHANGED: \"{name}\"\n\
-         Somebody could be eavesdropping on you right now, or the host was installed anew.\n\
-         {now}.\n\
-         If you know why, remove line {line} of {} (punchtunnel hosts remove {name}) and connect with a new invite.",
-        path.display()
-    )
-}
-
-fn changed_server(server: &ServerName, found: PublicKey, pinned: Option<&(PathBuf, usize)>) -> String {
-    let remedy = match pinned {
-        Some((path, line)) => format!("remove line {line} of {}", path.display()),
-        None => "give the new key behind the # of --rendezvous".into(),
-    };
-    format!(
-        "THE RENDEZVOUS SERVER'S IDENTIFICATION HAS CHANGED: {server}\n\
-         Its key is now {found}. Somebody could stand in between, or the server was installed anew.\n\
-         If you know why, {remedy}."
-    )
-}
-
-fn bind_advice(address: &SocketAddr, source: &io::Error) -> String {
-    match source.kind() {
-        io::ErrorKind::AddrInUse => {
-            "; another program has this port: stop it, or choose another port (0 is any free one)".into()
-        }
-        io::ErrorKind::PermissionDenied if address.port() < 1024 => {
-            "; ports below 1024 need privileges: choose a higher one".into()
-        }
-        io::ErrorKind::AddrNotAvailable => "; this computer does not have that address".into(),
-        _ => String::new(),
-    }
-}
-
-fn reset_advice(reason: ResetReason) -> &'static str {
-    match reason {
-        ResetReason::Refused => ": is it running there, on the port that was exposed?",
-        ResetReason::Unreachable => ": check the address that was exposed",
-        ResetReason::NoSuchService => ": use a label or port that was exposed, or none for the first one",
-        ResetReason::NotAllowed => {
-            ": name one that it may use (-L PORT:SERVICE), or ask for it there (punchtunnel clients add)"
-        }
-        ResetReason::TooMany => ": close some and try again",
-        _ => "",
-    }
-}
-
-/// Why a session ended, to go behind a colon.
-pub fn goodbye(why: Goodbye) -> &'static str {
-    match why {
-        Goodbye::Stopped => "it was stopped there",
-        Goodbye::Unauthorised => "this computer's key is not authorised there any more; ask for a new invite",
-        Goodbye::Unknown => "it was started anew; connect again",
-        Goodbye::Expired => "there was no connection for longer than it is kept (--linger)",
-        Goodbye::Broken => {
-            "one side said what the protocol does not allow; update both programs, and do not trust that computer if \
-             it happens again"
-        }
     }
 }
 

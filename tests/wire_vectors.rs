@@ -13,8 +13,8 @@ use punchtunnel::{
         self, Blob, MAX_DATAGRAM, examine,
         packet::{COOKIE, DATA_HEADER, Packet, Refusal},
         peer::{
-            Goodbye, MAX_LAN, MAX_PEER_DATAGRAM, MAX_PREDICTIONS, PeerHello, PeerMessage, PeerReply, RoundId,
-            Start, StartRefusal,
+            Goodbye, Invited, MAX_LAN, MAX_PEER_DATAGRAM, MAX_PREDICTIONS, PeerHello, PeerMessage, PeerReply,
+            RoundId, Start, StartRefusal,
         },
         probe::{self, MAX_ANSWER, ProbeAnswer, ProbeQuestion},
         record::{self, TAG},
@@ -357,7 +357,12 @@ fn peer(vectors: &mut Vectors) {
     );
     vectors.body(
         "peer hello, invited",
-        PeerHello { index: 1, session: [0x0e; 16], invite: Some(u64::MAX), prepare: None },
+        PeerHello {
+            index: 1,
+            session: [0x0e; 16],
+            invite: Some(Invited { id: u64::MAX, proof: [0x0c; 32] }),
+            prepare: None,
+        },
     );
     vectors.body("peer reply", PeerReply { index: 0x0102_0304, resumed: false, body: Body::default() });
 }

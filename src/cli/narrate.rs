@@ -13,13 +13,14 @@ use punchtunnel::{
     secure::PublicKey,
     wire::{
         peer::Goodbye,
-        server::{Decline, NameRefusal, Release, RequestRefusal},
+        server::{NameRefusal, RequestRefusal},
         stream::ResetReason,
     },
 };
 
 use super::labels::Labels;
 
+mod refusals;
 mod trace;
 
 /// Letters of a key in front of what happens to its session, where it has no name: enough to tell
@@ -156,7 +157,10 @@ impl Narrator {
                 })
             }
             Event::Declined(why) => Telling::Fatal(self.declined(*why)),
-            Event::Refused { key, why, others } => Telling::Line(refused(name, *key, *why, *others)),
+            Event::Hearsay(what) => Telling::Line(self.hearsay(*what)),
+            Event::Refused { key, why, others } => {
+                Telling::Line(refusals::refused(name, *key, *why, *others))
+            }
             Event::NotProved => Telling::Fatal(self.not_proved()),
             Event::HoleOpen { remote, rtt, .. } => {
                 Telling::Live(format!("UDP path to {remote} is open, {} there and back", millis(*rtt)))
@@ -321,102 +325,11 @@ impl Narrator {
     fn is_host(&self) -> bool {
         matches!(self.side, Side::Host)
     }
-
-    fn server_changed(&self, found: PublicKey) -> Error {
-        let pinned = self.server_pin.clone();
-        ConfigError::ServerKeyChanged { server: self.server.clone(), found, pinned }.into()
-    }
-
-    fn not_registered(&self, why: NameRefusal) -> Telling {
-        let (name, server) = (self.name.clone(), self.server.clone());
-        Telling::Fatal(match why {
-            NameRefusal::Owned => ConfigError::NameOwned { name, server }.into(),
-            NameRefusal::Taken => ConfigError::NameTaken { name, server }.into(),
-            NameRefusal::Full => ConfigError::NameFull { name, server }.into(),
-            NameRefusal::Alike => ConfigError::NameAlike { name, server }.into(),
-            NameRefusal::Unstored => {
-                let why = NetworkError::NameUnstored { name, server };
-                return Telling::Line(format!("{why}; trying on"));
-            }
-            NameRefusal::Malformed => Error::Internal(format!("{server} does not take the name {name}")),
-        })
-    }
-
-    fn released(&self, outcome: Release) -> Telling {
-        let Narrator { name, server, .. } = self;
-        let why = match outcome {
-            Release::Done => {
-                return Telling::Line(format!("\"{name}\" belongs to nobody at {server} any more"));
-            }
-            Release::Owned => "it belongs to another key; give it up on the computer that has registered it",
-            Release::Held => {
-                "it is registered now; stop the \"punchtunnel expose\" that holds it, and try again"
-            }
-            Release::Unknown => "it belongs to nobody there",
-            Release::Unstored => {
-                "the server cannot write it down now (its disk may be full); try again later"
-            }
-        };
-        Telling::Fatal(ConfigError::NotReleased { name: name.clone(), server: server.clone(), why }.into())
-    }
-
-    fn declined(&self, why: Decline) -> Error {
-        let name = self.name.clone();
-        match why {
-            Decline::Unauthorised => PeerError::Unauthorised { name, key: self.key }.into(),
-            Decline::Invite => ConfigError::InviteRefused { name }.into(),
-            Decline::Handshake => self.not_proved(),
-            Decline::Busy => PeerError::Busy { name }.into(),
-        }
-    }
-
-    /// The host does not have the key that was expected, or the invite's secret is wrong.
-    fn not_proved(&self) -> Error {
-        let name = self.name.clone();
-        match &self.side {
-            Side::Client { named: Some(named), .. } => {
-                ConfigError::HostKeyWrong { name, named: *named }.into()
-            }
-            Side::Client { known: Some((entry, path)), .. } => ConfigError::HostKeyChanged {
-                name,
-                found: None,
-                pinned: entry.key,
-                path: path.clone().into(),
-                line: entry.line,
-            }
-            .into(),
-            _ => ConfigError::InviteNotProved { name }.into(),
-        }
-    }
 }
 
 /// A NAT in a few words; its ports are not ours to tell here.
 fn describe(prediction: &Prediction) -> String {
     format!("{} {}", prediction.address, nat::describe(prediction, &[]))
-}
-
-/// Somebody was not let in, as the host says it.
-fn refused(name: &Name, key: Option<PublicKey>, why: Decline, others: u64) -> String {
-    let who = key.map_or("somebody".into(), |key| format!("client {key}"));
-    let what = match why {
-        Decline::Unauthorised => format!(
-            "asked and was not let in: run \"punchtunnel invite {name}\" for it, or add its key to authorized_clients"
-        ),
-        Decline::Invite => {
-            "asked with an invite that it could not prove, or that is used, expired or invented, and was \
-             not let in"
-                .into()
-        }
-        Decline::Handshake => {
-            "asked for another key than this computer's, and was not let in: if it is a client of \
-             yours, have it remove the line in its known_hosts and give it an invite"
-                .into()
-        }
-        Decline::Busy => "was turned away: this computer has as many clients as it takes".into(),
-    };
-    let others =
-        if others == 0 { String::new() } else { format!(" ({others} more since the last such line)") };
-    format!("{who} {what}{others}")
 }
 
 /// Why a client's session ended, as its host says it.

@@ -8,7 +8,7 @@ use std::{
 use rand::RngExt;
 
 use super::{
-    Endpoint, Event, Output, Part, PortsId,
+    Endpoint, Event, Hearsay, Output, Part, PortsId,
     attempt::EARLY,
     line::{Line, Relation},
     peer::{Env, Peer},
@@ -19,7 +19,7 @@ use crate::{
     secure::{Initiator, Psk, PublicKey, Purpose},
     wire::{
         self, MAX_BODY,
-        peer::{Goodbye, MAX_PEER_DATAGRAM, PeerHello, PeerMessage, PeerReply, RoundId},
+        peer::{Goodbye, Invited, MAX_PEER_DATAGRAM, PeerHello, PeerMessage, PeerReply, RoundId},
         server::{FromServer, ToServer},
     },
 };
@@ -47,6 +47,8 @@ pub(super) struct Asking {
     hello: Option<Hello>,
     /// A round that was begun early.
     early: Option<Round>,
+    /// The refusals that were told since a number of links.
+    told: (u32, Vec<Hearsay>),
 }
 
 /// A first message that was sent.
@@ -70,6 +72,7 @@ impl Asking {
             asked: None,
             hello: None,
             early: None,
+            told: (0, Vec::new()),
         }
     }
 }
@@ -108,6 +111,8 @@ impl Endpoint {
         };
         let (index, seed) = (self.new_index(), self.seed());
         let mut initiator = Initiator::new(seed, &self.key, &host_key, Purpose::Peer, b"", &psk);
+        let invite =
+            invite.map(|id| Invited { id, proof: psk.prove(&self.key.public(), &host_key, &session) });
         let payload = PeerHello { index, session, invite, prepare: Some(prepare) };
         let message = initiator.write(&wire::encode(&payload));
         let introduce = ToServer::Introduce { request, name, hello: message.into() };
@@ -166,12 +171,10 @@ impl Endpoint {
                 self.out.push_back(Output::Event(Event::Waiting { last_seen }));
             }
             FromServer::NotKept { request, why } if current(request) => {
-                asking.hello = None;
-                self.tell_refusal(Event::NotKept(why));
+                self.hear_refusal(Hearsay::NotKept(why));
             }
             FromServer::Declined { request, why } if current(request) => {
-                asking.hello = None;
-                self.tell_refusal(Event::Declined(why));
+                self.hear_refusal(Hearsay::Declined(why));
             }
             FromServer::Introduced { relation, addresses, reply } if current(relation) => {
                 self.introduced(now, Relation { server, number: relation }, addresses, &reply.0);
@@ -192,7 +195,7 @@ impl Endpoint {
         let opened = opened
             .and_then(|(body, secrets)| Some((wire::decode::<PeerReply>(&body, MAX_BODY).ok()?, secrets)));
         let Some((reply, secrets)) = opened else {
-            return self.tell_refusal(Event::NotProved);
+            return self.hear_refusal(Hearsay::NotProved);
         };
         let channel: Channel<PeerMessage> =
             Channel::new(secrets.datagram(), index, reply.index, MAX_PEER_DATAGRAM);
@@ -213,11 +216,27 @@ impl Endpoint {
         }
     }
 
-    /// Nobody can prove a refusal (it may be the server's invention), so it is not heard while there is a
-    /// link that shows the contrary.
-    fn tell_refusal(&mut self, refusal: Event) {
-        if self.peers.values().all(|peer| peer.link.is_none()) {
-            self.out.push_back(Output::Event(refusal));
+    /// The server brings a refusal, and nobody can prove that it did not make it up. Without a session it ends the run, as a
+    /// server that says nothing at all would. A session is not the server's to end: with a link there is nothing to tell,
+    /// without one it is told once, and the host is asked on.
+    fn hear_refusal(&mut self, refusal: Hearsay) {
+        let session = self.peers.values().next().map(|peer| (peer.link.is_none(), peer.links));
+        let Some(asking) = self.asking() else { return };
+        asking.hello = None;
+        let Some((unlinked, links)) = session else {
+            return self.out.push_back(Output::Event(match refusal {
+                Hearsay::NotKept(why) => Event::NotKept(why),
+                Hearsay::Declined(why) => Event::Declined(why),
+                Hearsay::NotProved => Event::NotProved,
+            }));
+        };
+        let (since, told) = &mut asking.told;
+        if std::mem::replace(since, links) != links {
+            told.clear();
+        }
+        if unlinked && !told.contains(&refusal) {
+            told.push(refusal);
+            self.out.push_back(Output::Event(Event::Hearsay(refusal)));
         }
     }
 

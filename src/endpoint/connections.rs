@@ -1,13 +1,16 @@
-//! The connections of a peer: what completes, and which of them becomes the link.
+//! The connections of a peer: what completes, which of them becomes the link, and what follows when that is lost.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use super::{
     ConnId, Event, OpenFailure, Outbox, Output, PortsId,
     candidates::Nominated,
     peer::{Env, Peer},
 };
-use crate::punch::budget;
+use crate::{punch::budget, wire::peer::PeerMessage};
 
 /// How a connection came about.
 pub(super) enum Completed {
@@ -108,6 +111,7 @@ impl Peer {
         self.announce(env.out);
         (self.link, self.newest) = (Some(link.epoch), link.epoch);
         self.links = self.links.saturating_add(1);
+        self.brief.began(now);
         self.prepared.clear();
         self.deferred = None;
         env.nat.turn_ends(self.id, now);
@@ -127,5 +131,45 @@ impl Peer {
         env.out.push_back(Output::Event(Event::Connected { peer, remote, lan, took, rtt, links }));
         self.tell_tried(now, ports, env.out);
         self.keep(now, ports);
+    }
+
+    /// This side's link is gone: the other side must know, and the initiator begins again at once.
+    pub(super) fn link_lost(&mut self, now: Instant, epoch: u32, env: &mut Env) {
+        if self.link == Some(epoch) {
+            self.line.suspect(now);
+            let _ = self.line.send(now, PeerMessage::LinkDead { epoch });
+            self.unlinked(now, env);
+        }
+    }
+
+    /// There is no link any more, or still none in another network: the initiator begins again.
+    pub(super) fn unlinked(&mut self, now: Instant, env: &mut Env) {
+        self.link_proves(now);
+        let pause = self.link.take().map_or(Duration::ZERO, |_| self.brief.ended(now));
+        self.quiet_until = None;
+        self.failures = 0;
+        self.keep_a_while(now);
+        let under_way = std::mem::take(&mut self.mending) && self.round.is_some();
+        if !self.initiator || under_way {
+            return;
+        }
+        if pause.is_zero() {
+            return self.begin_attempt(now, env);
+        }
+        (self.retry, self.repeat_due) = (Some(now + pause), false);
+        let why = "one connection after the other ended as soon as it was there".into();
+        env.out.push_back(Output::Event(Event::RoundFailed {
+            peer: self.id,
+            id: self.last,
+            why,
+            next: pause,
+        }));
+    }
+
+    /// A link that there is, or was until now, shows where the other side receives.
+    pub(super) fn link_proves(&mut self, now: Instant) {
+        if let Some(address) = self.linked_to.filter(|_| self.link.is_some()) {
+            self.line.proved.add(now, address);
+        }
     }
 }

@@ -61,8 +61,11 @@ pub enum Event {
         /// Observed addresses of the host.
         addresses: Vec<SocketAddr>,
     },
-    /// The host does not let this client in.
+    /// The host does not let this client in, as the server passes it on.
     Declined(Decline),
+    /// A refusal comes by way of the server while a session is without a link. Nobody can prove it and it may be made up, so it
+    /// ends nothing: the host is asked on. Told once for each time without a link.
+    Hearsay(Hearsay),
     /// A client was not let in by this host. Told once a minute.
     Refused {
         /// The client's key, which it has proved to hold; `None` where its message was not for this host.
@@ -134,7 +137,7 @@ pub enum Event {
         peer: PeerId,
         /// The round.
         id: RoundId,
-        /// Every SYN.
+        /// Every SYN that had left; none where the other side's made the link before.
         tried: Vec<Tried>,
     },
     /// A round brought no link.
@@ -155,4 +158,15 @@ pub enum Event {
         /// Why, in words.
         why: String,
     },
+}
+
+/// What the server brings and nobody can prove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hearsay {
+    /// The request for the host cannot be kept.
+    NotKept(RequestRefusal),
+    /// The host does not let this client in.
+    Declined(Decline),
+    /// An answer of the host that its key does not open.
+    NotProved,
 }

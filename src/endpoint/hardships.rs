@@ -9,7 +9,7 @@ use crate::{
     rendezvous::{Limits, Server},
     wire::{
         peer::{PeerMessage, RoundId},
-        server::{Decline, FromServer},
+        server::FromServer,
     },
 };
 
@@ -283,15 +283,6 @@ fn a_server_that_was_away_for_hours_gets_one_request() {
     world.run(3 * 3600 * SECOND, |_| false);
     world.server_up = true;
     assert!(world.run(30 * SECOND, |w| w.both_linked(1)), "{}", world.story());
-}
-
-#[test]
-fn a_refusal_that_the_server_invents_does_not_end_what_works() {
-    let mut world = connected(20);
-    world.run(3590 * SECOND, |_| false);
-    world.verdict = Err(Decline::Unauthorised);
-    world.run(600 * SECOND, |_| false);
-    assert_eq!(world.count(CLIENT, |e| matches!(e, Event::Declined(_))), 0, "{}", world.story());
 }
 
 #[test]

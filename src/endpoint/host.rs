@@ -160,7 +160,7 @@ impl Endpoint {
         let hello: PeerHello = wire::decode(&payload, MAX_BODY).map_err(|_| Decline::Handshake)?;
         host.next_ask += 1;
         let ask = AskId(host.next_ask);
-        let (key, invite) = (responder.remote(), hello.invite);
+        let (key, invite) = (responder.remote(), hello.invite.as_ref().map(|invited| invited.id));
         host.asks.insert(ask, Ask { relation, responder, hello, received: now });
         self.out.push_back(Output::Admit { ask, key, invite });
         Ok(())
@@ -171,7 +171,16 @@ impl Endpoint {
         let Part::Host(host) = &mut self.part else { return };
         let Some(ask) = host.asks.remove(&ask) else { return };
         let relation = ask.relation;
-        let (key, invite) = (ask.responder.remote(), ask.hello.invite);
+        let (key, invite) = (ask.responder.remote(), ask.hello.invite.as_ref().map(|invited| invited.id));
+        // Before the server hears that it may name addresses, and before anything is bound or sent.
+        let verdict = verdict.and_then(|psk| match &ask.hello.invite {
+            Some(invited) if !psk.is_none() => {
+                let (me, session) = (self.key.public(), &ask.hello.session);
+                let proved = psk.is_proved(&key, &me, session, &invited.proof);
+                if proved { Ok(psk) } else { Err(Decline::Invite) }
+            }
+            _ => Ok(psk),
+        });
         let unproved = || self.peers.values().filter(|p| !p.is_announced() || p.fresh.is_some());
         let of_one = |p: &&Peer| p.key == key || (invite.is_some() && p.invite() == invite);
         let room = self.peers.len() < MAX_PEERS
@@ -221,7 +230,7 @@ impl Endpoint {
             Some(id) => self.with_peer(id, |peer, _| peer.fresh = Some(line)),
             None => {
                 let id = self.new_peer_id();
-                let invite = hello.invite.filter(|_| *psk.0 != [0; 32]);
+                let invite = hello.invite.map(|invited| invited.id).filter(|_| !psk.is_none());
                 let who = (id, key, hello.session, false);
                 self.peers.insert(id, Peer::new(now, who, line, secrets.epoch(), invite));
                 if let Some(round) = hello.prepare {

@@ -12,13 +12,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rand::RngExt;
 
 use super::proved::Proved;
 use crate::{
     channel::{Channel, ChannelError, Full},
     punch::{Answered, ClockFilter, Hole, PingLog, budget, schedule},
-    secure::Psk,
+    secure::{Generator, Psk},
     wire::peer::PeerMessage,
 };
 
@@ -62,7 +62,7 @@ pub(super) struct Line {
     observed: Vec<IpAddr>,
     pub(super) proved: Proved,
     /// Draws the nonces.
-    rng: StdRng,
+    rng: Generator,
     clock: ClockFilter,
     pings: PingLog,
     /// When to ask again for a sample that has not been answered by any path, and the pause after that.
@@ -98,7 +98,7 @@ impl Line {
             candidates: Vec::new(),
             observed: Vec::new(),
             proved: Proved::default(),
-            rng: StdRng::from_seed(seed),
+            rng: Generator::new(seed),
             clock: ClockFilter::new(),
             pings: PingLog::new(),
             relay_ping: None,

@@ -17,6 +17,7 @@
 mod attacks;
 mod attempt;
 mod bases;
+mod brief;
 mod candidates;
 mod client;
 mod connections;
@@ -36,6 +37,8 @@ mod peer;
 mod proved;
 mod ration;
 mod reasons;
+#[cfg(test)]
+mod refusals;
 mod round;
 mod server;
 mod settings;
@@ -52,10 +55,10 @@ use std::{
     time::Instant,
 };
 
-use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
+use rand::{Rng, RngExt};
 
 pub use self::{
-    event::Event,
+    event::{Event, Hearsay},
     examination::Answers,
     io::*,
     reasons::{Came, Tried},
@@ -73,7 +76,7 @@ use self::{
 use crate::{
     punch::Budget,
     rendezvous::Client,
-    secure::StaticKey,
+    secure::{Generator, StaticKey},
     wire::{packet::Packet, peer::Goodbye, server::ToServer},
 };
 
@@ -83,8 +86,9 @@ type Outbox = VecDeque<Output>;
 /// One peer.
 pub struct Endpoint {
     key: StaticKey,
-    rng: StdRng,
+    rng: Generator,
     servers: Vec<Client>,
+    refusals: server::Refusals,
     probe_servers: Vec<SocketAddr>,
     server: IpAddr,
     part: Part,
@@ -111,7 +115,7 @@ impl Endpoint {
     /// Sets an endpoint up; it begins by itself. `seed` is 32 fresh random bytes.
     pub fn new(now: Instant, seed: [u8; 32], settings: Settings) -> Self {
         let Settings { key, servers, server_key, probe_servers, role, effort, hints, examine } = settings;
-        let mut rng = StdRng::from_seed(seed);
+        let mut rng = Generator::new(seed);
         let node = rng.random();
         let server = servers.first().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), SocketAddr::ip);
         let servers = servers
@@ -132,6 +136,7 @@ impl Endpoint {
             key,
             rng,
             servers,
+            refusals: server::Refusals::default(),
             probe_servers,
             server,
             part,
@@ -264,7 +269,7 @@ impl Endpoint {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let peers = self.peers.values().filter_map(Peer::poll_timeout);
         let servers = self.servers.iter().filter_map(Client::poll_timeout);
-        peers.chain(servers).chain(self.part_timeout()).min()
+        peers.chain(servers).chain(self.part_timeout()).chain(self.refusals.poll_timeout()).min()
     }
 
     /// Nothing is left to be said after [`Input::Stop`].
@@ -291,6 +296,7 @@ impl Endpoint {
             self.with_peer(id, |peer, env| peer.advance(now, env));
         }
         self.peers.retain(|_, peer| !peer.is_gone());
+        self.advance_refusals(now);
         match self.part {
             Part::Host(_) => self.advance_host(now),
             Part::Client(_) => self.advance_client(now),

@@ -190,7 +190,7 @@ impl Openings {
         self.dialled.get(number).map(|dialled| (dialled.remote, dialled.lan))
     }
 
-    /// What has been tried by now, without plain connects inside a LAN.
+    /// What has been tried by now, without plain connects inside a LAN. What came of a SYN may be known before it is told that it left.
     pub(super) fn tried(&self, now: Instant) -> Vec<Tried> {
         let tried = |syn: &Syn| {
             let numbers = if syn.remote.is_ipv4() { &self.numbers.0 } else { &self.numbers.1 };
@@ -206,13 +206,18 @@ impl Openings {
                 came: syn.came.map(|(came, at)| (came, at.saturating_duration_since(syn.left))),
             }
         };
-        self.syns.iter().filter(|syn| !syn.lan && syn.left <= now).map(tried).collect()
+        self.syns
+            .iter()
+            .filter(|syn| !syn.lan && (syn.left <= now || syn.came.is_some()))
+            .map(tried)
+            .collect()
     }
 
-    /// The same, the first time that it is asked for.
+    /// The same, the first time that it is asked for. Empty where the other side's SYNs made the link before any of these left.
     pub(super) fn take_tried(&mut self, now: Instant) -> Option<Vec<Tried>> {
-        let is_news = !self.syns.is_empty() && !std::mem::replace(&mut self.told, true);
-        is_news.then(|| self.tried(now)).filter(|tried| !tried.is_empty())
+        let opens = self.syns.iter().any(|syn| !syn.lan);
+        let is_news = opens && !std::mem::replace(&mut self.told, true);
+        is_news.then(|| self.tried(now))
     }
 
     /// What is said about the openings so far is not listened to any more.
@@ -260,5 +265,40 @@ impl From<&OpenFailure> for Came {
             OpenFailure::TupleExists => Came::Exists,
             OpenFailure::Other(_) => Came::Failed,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{punch::Verdict, testing::start};
+
+    #[test]
+    fn a_connection_that_completes_before_its_own_instant_is_told_all_the_same() {
+        let remote: SocketAddr = "198.51.100.7:40000".parse().expect("an address");
+        let opening = |local| Opening { local, remote, after: Duration::ZERO, ttl: None };
+        let plan = || Plan {
+            openings: vec![opening(0), opening(1)],
+            listen: vec![0],
+            redials: 0,
+            verdict: Verdict::Try,
+        };
+        let (now, mut out) = (start(), Outbox::new());
+        let at = now + Duration::from_millis(5);
+        let effort = || Effort { full: vec![remote.ip()], others: 0 };
+        let mut openings = Openings::new(PortsId(1));
+        openings.open(at, plan(), effort(), &mut out);
+        openings.completed(now, 1);
+        let tried = openings.take_tried(now).expect("news");
+        assert_eq!(tried.iter().map(|syn| syn.came.is_some()).collect::<Vec<_>>(), [true]);
+        // The other side's SYN came in first: that nothing was opened is told, once.
+        let mut openings = Openings::new(PortsId(2));
+        openings.open(at, plan(), effort(), &mut out);
+        assert_eq!(openings.take_tried(now), Some(Vec::new()));
+        assert_eq!(openings.take_tried(at), None);
+        // A plain connect inside a LAN opens nothing that a NAT could have to do with.
+        let mut openings = Openings::new(PortsId(3));
+        openings.connect_in_lan(now, remote, &mut out);
+        assert_eq!(openings.take_tried(now), None);
     }
 }

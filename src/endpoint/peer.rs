@@ -8,11 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rand::{Rng, RngExt, rngs::StdRng};
+use rand::{Rng, RngExt};
 
 use super::{
     Event, Hint, Outbox, Output, PeerId, PortsId,
     attempt::{ATTEMPT, PREPARE},
+    brief::Brief,
     candidates::Candidates,
     examination::Examinations,
     host::PROOF,
@@ -24,7 +25,7 @@ use super::{
 };
 use crate::{
     punch::Budget,
-    secure::{EpochKeys, PublicKey, StaticKey},
+    secure::{EpochKeys, Generator, PublicKey, StaticKey},
     wire::{
         peer::{Goodbye, PeerMessage, RoundId, StartRefusal},
         probe::ProbeAnswer,
@@ -41,7 +42,7 @@ pub(super) const CLOSING: Duration = Duration::from_secs(1);
 /// What a peer needs of the endpoint that holds it.
 pub(super) struct Env<'a> {
     pub(super) key: &'a StaticKey,
-    pub(super) rng: &'a mut StdRng,
+    pub(super) rng: &'a mut Generator,
     pub(super) next_ports: &'a mut u64,
     pub(super) probe_servers: &'a [SocketAddr],
     /// Address of the rendezvous server: targets may be as local as it is.
@@ -92,6 +93,7 @@ pub(super) struct Peer {
     /// The newest link that there ever was.
     pub(super) newest: u32,
     pub(super) links: u32,
+    pub(super) brief: Brief,
     /// The other end of the newest one, where it was punched.
     pub(super) linked_to: Option<IpAddr>,
     /// The direct path that was told of last.
@@ -150,6 +152,7 @@ impl Peer {
             link: None,
             newest: 0,
             links: 0,
+            brief: Brief::default(),
             linked_to: None,
             hole: None,
             quiet_until: None,
@@ -268,15 +271,6 @@ impl Peer {
         }
     }
 
-    /// This side's link is gone: the other side must know, and the initiator begins again at once.
-    pub(super) fn link_lost(&mut self, now: Instant, epoch: u32, env: &mut Env) {
-        if self.link == Some(epoch) {
-            self.line.suspect(now);
-            let _ = self.line.send(now, PeerMessage::LinkDead { epoch });
-            self.unlinked(now, env);
-        }
-    }
-
     /// This side is elsewhere in the network: what was under way there is over, and what had failed for
     /// want of a network may succeed.
     pub(super) fn network_changed(&mut self, now: Instant, env: &mut Env) {
@@ -291,26 +285,10 @@ impl Peer {
         }
         match self.link {
             Some(_) => self.mend(now, env),
-            None => self.unlinked(now, env),
-        }
-    }
-
-    pub(super) fn unlinked(&mut self, now: Instant, env: &mut Env) {
-        self.link_proves(now);
-        self.link = None;
-        self.quiet_until = None;
-        self.failures = 0;
-        self.keep_a_while(now);
-        let under_way = std::mem::take(&mut self.mending) && self.round.is_some();
-        if self.initiator && !under_way {
-            self.begin_attempt(now, env);
-        }
-    }
-
-    /// A link that there is, or was until now, shows where the other side receives.
-    pub(super) fn link_proves(&mut self, now: Instant) {
-        if let Some(address) = self.linked_to.filter(|_| self.link.is_some()) {
-            self.line.proved.add(now, address);
+            None => {
+                self.brief = Brief::default();
+                self.unlinked(now, env);
+            }
         }
     }
 

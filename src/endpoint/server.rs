@@ -1,12 +1,33 @@
 //! What the associations with rendezvous servers have to tell, and what they are told.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use super::{Endpoint, Event, Output, Part, PortsId};
 use crate::{
     rendezvous::{Client, ClientEvent},
     wire::server::{FromServer, ToServer},
 };
+
+/// A refusal over one address family waits so long for a better answer over the other one: the fallback to TCP and two round
+/// trips. Whoever stands on the way of one family can make it up.
+const OTHER_ANSWER: Duration = Duration::from_secs(2);
+
+/// Refusals of those who answered as the server does not, or not to this key.
+#[derive(Default)]
+pub(super) struct Refusals {
+    by: BTreeMap<usize, Event>,
+    tell_at: Option<Instant>,
+}
+
+impl Refusals {
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.tell_at
+    }
+}
 
 impl Endpoint {
     /// What the association with a server has to tell.
@@ -21,17 +42,18 @@ impl Endpoint {
                     if first_contact {
                         self.out.push_back(Output::Event(Event::ServerKey(server_key)));
                     }
+                    self.refusals.by.remove(&server);
                     self.out.push_back(Output::Event(Event::ServerReached { path, observed, took }));
                     self.examine(server, observed);
                     self.server_reached(now, server);
                 }
                 ClientEvent::KeyChanged { found } => {
-                    self.out.push_back(Output::Event(Event::ServerKeyChanged { found }));
+                    self.server_refused(now, server, Event::ServerKeyChanged { found });
                 }
                 ClientEvent::Version { theirs } => {
-                    self.out.push_back(Output::Event(Event::ServerVersion { theirs }));
+                    self.server_refused(now, server, Event::ServerVersion { theirs });
                 }
-                ClientEvent::Private => self.out.push_back(Output::Event(Event::ServerPrivate)),
+                ClientEvent::Private => self.server_refused(now, server, Event::ServerPrivate),
                 ClientEvent::Moved { observed, .. } => self.examine(server, observed),
                 // One address family is enough: many networks have no IPv6.
                 ClientEvent::Silent { .. } if self.reached_over().is_some() => {}
@@ -53,6 +75,29 @@ impl Endpoint {
                     }
                 }
             }
+        }
+    }
+
+    /// Refused over one address family. Over all of them it is told at once.
+    pub(super) fn server_refused(&mut self, now: Instant, server: usize, refusal: Event) {
+        self.refusals.by.insert(server, refusal.clone());
+        if self.refusals.by.len() >= self.servers.len() {
+            self.refusals.tell_at = None;
+            self.out.push_back(Output::Event(refusal));
+        } else {
+            self.refusals.tell_at.get_or_insert(now + OTHER_ANSWER);
+        }
+    }
+
+    /// Tells a refusal that has waited, unless the server was reached over another family.
+    pub(super) fn advance_refusals(&mut self, now: Instant) {
+        if self.refusals.tell_at.take_if(|at| *at <= now).is_none() {
+            return;
+        }
+        let by = &self.refusals.by;
+        let mut others = self.servers.iter().enumerate().filter(|(server, _)| !by.contains_key(server));
+        if !others.any(|(_, server)| server.path().is_some()) {
+            self.out.extend(by.values().next().cloned().map(Output::Event));
         }
     }
 

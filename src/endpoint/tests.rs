@@ -81,7 +81,9 @@ fn a_wrong_invite_grants_nothing_on_either_side() {
     world.verdict = Ok(Psk(Zeroizing::new([7; 32])));
     world.host();
     world.client(None, Some((5, Psk(Zeroizing::new([8; 32])))));
-    assert!(world.run(Duration::from_secs(10), |w| w.heard(CLIENT, |e| *e == Event::NotProved)));
+    assert!(
+        world.run(Duration::from_secs(10), |w| w.heard(CLIENT, |e| *e == Event::Declined(Decline::Invite)))
+    );
     world.run(Duration::from_secs(60), |_| false);
     assert!(world.sessions.is_empty() && world.links.is_empty());
     let host = world.endpoints[HOST].as_ref().expect("running");

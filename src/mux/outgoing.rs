@@ -119,7 +119,7 @@ impl Mux {
                 continue;
             }
             let empty = stream.sendable() == 0;
-            self.urgent |= empty && (1..=LITTLE).contains(&count) && self.schedule.iter().nth(1).is_some();
+            self.urgent |= empty && (1..=LITTLE).contains(&count) && self.schedule.has_others();
             self.schedule.served(count, empty);
             self.wake_writer(id);
         }

@@ -47,6 +47,11 @@ impl Schedule {
         self.fresh.iter().chain(&self.busy).copied()
     }
 
+    /// Whether others wait beside the one whose turn it is. Those that are gone do not, listed or not.
+    pub(super) fn has_others(&self) -> bool {
+        self.deficit.len() > 1
+    }
+
     /// Whose turn it is, and how many bytes it may send.
     pub(super) fn turn(&mut self) -> Option<(StreamId, usize)> {
         loop {

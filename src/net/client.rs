@@ -345,3 +345,59 @@ async fn refuse_all(tunnel: Arc<Tunnel>) {
         stream.reset(ResetReason::NotAllowed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::{super::tunnel::Beginning, *};
+    use crate::{
+        endpoint::PeerId,
+        secure::EpochKeys,
+        session::testing::{Keys, link},
+    };
+
+    /// More than may be open and not taken at a time, so that they pile up where nobody takes them.
+    const OPENS: usize = 200;
+
+    /// Nothing here waits for time to pass.
+    const HANG: Duration = Duration::from_secs(20);
+
+    fn tunnel(keys: EpochKeys, initiator: bool, commands: &Commands) -> Arc<Tunnel> {
+        Tunnel::new(Beginning {
+            peer: PeerId(1),
+            key: PublicKey([7; 32]),
+            keys,
+            initiator,
+            linger: Duration::MAX,
+            dead_after: None,
+            commands: commands.downgrade(),
+            events: EventSource::new(),
+        })
+    }
+
+    #[tokio::test]
+    async fn what_a_host_opens_at_its_client_is_reset_and_does_not_pile_up() {
+        let (commands, _orders) = tokio::sync::mpsc::channel(1);
+        let keys = Keys::new(1).epoch();
+        let (client, host) = (tunnel(keys.0, true, &commands), tunnel(keys.1, false, &commands));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (far, _) = listener.accept().await.unwrap();
+        let ends = link(1);
+        client.link(Some(Arc::new(near)), ends.0, BytesMut::new());
+        host.link(Some(Arc::new(far)), ends.1, BytesMut::new());
+        let (phases, _phase) = watch::channel(Phase::Asking);
+        Introductions(Arc::new(phases)).session(client.clone());
+        for _ in 0..OPENS {
+            let mut opened = host.open(OpenRequest { service: None }).unwrap();
+            let read = tokio::time::timeout(HANG, opened.read_chunk()).await;
+            let error = read.expect("nobody resets it").unwrap_err();
+            let reason = error.get_ref().and_then(|why| why.downcast_ref::<ResetReason>());
+            assert_eq!(reason, Some(&ResetReason::NotAllowed));
+        }
+        assert_eq!(client.held(), 0);
+        assert!(client.ended().is_none() && host.ended().is_none(), "the session goes on");
+    }
+}

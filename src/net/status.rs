@@ -280,6 +280,7 @@ impl Book {
             | Step::Released(_)
             | Step::NotKept(_)
             | Step::Declined(_)
+            | Step::Hearsay(_)
             | Step::Refused { .. }
             | Step::NotProved
             | Step::HoleOpen { .. } => {}

@@ -24,7 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rand::RngExt;
 
 use super::{
     ClientEvent,
@@ -34,7 +34,7 @@ use super::{
 use crate::{
     channel::{Channel, Full},
     endpoint::Path,
-    secure::{PublicKey, StaticKey},
+    secure::{Generator, PublicKey, StaticKey},
     wire::{
         Blob, MAX_DATAGRAM,
         packet::{Packet, Refusal},
@@ -75,7 +75,7 @@ const PROVE_AGAIN: Duration = Duration::from_secs(1);
 
 /// An association with a server, and the attempts to make one.
 pub struct Client {
-    rng: StdRng,
+    rng: Generator,
     key: StaticKey,
     server: SocketAddr,
     pinned: Option<PublicKey>,
@@ -133,7 +133,7 @@ impl Client {
         node: [u8; 16],
     ) -> Self {
         let mut client = Client {
-            rng: StdRng::from_seed(seed),
+            rng: Generator::new(seed),
             key,
             server,
             pinned,
@@ -310,7 +310,7 @@ impl Client {
             return;
         }
         let seed = self.rng.random();
-        attempt.join(now, path, seed, &self.key, found, cookie, self.node, &self.queue);
+        attempt.join(now, (path, index), seed, &self.key, found, cookie, self.node, &self.queue);
         attempt.handle_timeout(now, &mut self.out);
     }
 
@@ -410,7 +410,7 @@ impl Client {
                 }
             }
             Refusal::Version | Refusal::Busy | Refusal::Private => {
-                let Some(attempt) = self.attempt.as_mut().filter(|a| a.local == index) else { return };
+                let Some(attempt) = self.attempt.as_mut().filter(|a| a.has_asked(index)) else { return };
                 attempt.slow_down(now);
                 let event = match reason {
                     Refusal::Version => ClientEvent::Version { theirs: version },

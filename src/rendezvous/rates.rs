@@ -134,6 +134,16 @@ impl Rates {
         self.bucket(now, source).take(now, one, 1) && self.bucket(now, source.network()).take(now, wide, 1)
     }
 
+    /// Takes that many units more from a source and its network, or what is left.
+    pub(super) fn fine(&mut self, now: Instant, source: Prefix, units: u32) {
+        let (period, burst) = (self.rate.cost(1), self.rate.cost(self.rate.burst));
+        for (prefix, share) in [(source, 1), (source.network(), NETWORK)] {
+            let bucket = self.bucket(now, prefix);
+            let full_at = bucket.full_at.max(now) + period * units / share;
+            bucket.full_at = full_at.min(now + burst);
+        }
+    }
+
     fn bucket(&mut self, now: Instant, prefix: Prefix) -> &mut Bucket {
         let previous = &self.previous;
         let known = || previous.get(&prefix).copied().unwrap_or(Bucket::new(now));

@@ -13,20 +13,20 @@ use std::{
     time::Instant,
 };
 
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rand::RngExt;
 
 use super::{
     Limits, Source, Store,
     associations::{Associations, Due},
     cookie::Cookies,
     directory::Directory,
-    limits::TEND_NAMES_EVERY,
+    limits::{FAILED_HANDSHAKE, TEND_NAMES_EVERY},
     names::Names,
     rates::{Bucket, Rate, Rates},
     spent::{Spent, fingerprint},
 };
 use crate::{
-    secure::{PublicKey, Purpose, Responder, StaticKey},
+    secure::{Generator, PublicKey, Purpose, Responder, StaticKey},
     wire::{
         self, MAX_DATAGRAM, VERSION, WireError,
         packet::{COOKIE, Packet, Refusal},
@@ -62,7 +62,7 @@ pub struct Server {
     pub(super) now: Instant,
     key: StaticKey,
     limits: Limits,
-    rng: StdRng,
+    rng: Generator,
     pub(super) cookies: Cookies,
     hellos: (Bucket, Rates),
     inits: (Bucket, Rates),
@@ -88,7 +88,7 @@ impl Server {
         limits: Limits,
         owners: impl IntoIterator<Item = (String, PublicKey, u64)>,
     ) -> Self {
-        let mut rng = StdRng::from_seed(seed);
+        let mut rng = Generator::new(seed);
         let rates = |units: u32| {
             let rate = Rate::per_second(units, units.saturating_mul(4));
             (Bucket::new(now), Rates::new(now, rate, limits.sources))
@@ -260,9 +260,11 @@ impl Server {
         allowed
     }
 
+    /// What all have together is used up by UDP alone, whose sources may be made up: over TCP nobody is who he is not,
+    /// and whoever cannot get through by UDP gets in there.
     fn allow_stranger(&mut self, from: Source) -> bool {
         let all = Rate::per_second(self.limits.hellos, self.limits.hellos);
-        self.hellos.1.take(self.now, from.addr.into()) && self.hellos.0.take(self.now, all, 1)
+        self.hellos.1.take(self.now, from.addr.into()) && (!from.udp || self.hellos.0.take(self.now, all, 1))
     }
 
     /// Everything before the first Diffie-Hellman is cheap; everything after it is paid for by a cookie and
@@ -289,8 +291,11 @@ impl Server {
         if !self.inits.1.take(now, from.addr.into()) || !self.inits.0.take(now, all, 1) {
             return None;
         }
-        let (responder, payload) =
-            Responder::read(self.rng.random(), &self.key, Purpose::Server, cookie, noise).ok()?;
+        let read = Responder::read(self.rng.random(), &self.key, Purpose::Server, cookie, noise);
+        let Ok((responder, payload)) = read else {
+            self.inits.1.fine(now, from.addr.into(), FAILED_HANDSHAKE - 1);
+            return None;
+        };
         if !self.is_allowed(&responder.remote()) {
             let private = Packet::Refuse { index: sender, version: VERSION, reason: Refusal::Private };
             self.out.push_back((from, private.encode()));

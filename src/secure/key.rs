@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use aws_lc_rs::hmac;
 use data_encoding::BASE32_NOPAD;
 use zeroize::Zeroizing;
 
@@ -101,6 +102,32 @@ impl Psk {
     pub fn is_none(&self) -> bool {
         *self.0 == [0; 32]
     }
+
+    /// Shows in message 1 that the client has the secret: the handshake itself shows that only later. It is of no use for
+    /// another client, host or session, so a server that named a key of its own and read it cannot pass it on.
+    pub fn prove(&self, client: &PublicKey, host: &PublicKey, session: &[u8; 16]) -> [u8; 32] {
+        let tag = hmac::sign(&self.proving(), &Self::proved(client, host, session));
+        tag.as_ref().try_into().expect("HMAC-SHA256 has 32 bytes")
+    }
+
+    /// Whether that is what [`prove`](Self::prove) gives.
+    pub fn is_proved(
+        &self,
+        client: &PublicKey,
+        host: &PublicKey,
+        session: &[u8; 16],
+        proof: &[u8; 32],
+    ) -> bool {
+        hmac::verify(&self.proving(), &Self::proved(client, host, session), proof).is_ok()
+    }
+
+    fn proving(&self) -> hmac::Key {
+        hmac::Key::new(hmac::HMAC_SHA256, &*self.0)
+    }
+
+    fn proved(client: &PublicKey, host: &PublicKey, session: &[u8; 16]) -> Vec<u8> {
+        [&b"punchtunnel invite proof 1"[..], &client.0, &host.0, session].concat()
+    }
 }
 
 impl fmt::Debug for Psk {
@@ -150,5 +177,20 @@ mod tests {
         let shown = format!("{key:?} {:?} {:?}", key.public(), Psk(Zeroizing::new([0x5a; 32])));
         assert!(shown.contains(&key.public().to_string()));
         assert!(!shown.contains(&private) && !shown.contains("90") && !shown.contains("5a5a"), "{shown}");
+    }
+
+    #[test]
+    fn a_proof_of_an_invite_is_good_for_one_secret_client_host_and_session() {
+        let (psk, client, host, session) = (Psk([7; 32].into()), key(1).public(), key(2).public(), [3; 16]);
+        let proof = psk.prove(&client, &host, &session);
+        assert!(psk.is_proved(&client, &host, &session, &proof));
+        let other = key(9).public();
+        assert!(!Psk([8; 32].into()).is_proved(&client, &host, &session, &proof));
+        assert!(!psk.is_proved(&other, &host, &session, &proof));
+        assert!(!psk.is_proved(&client, &other, &session, &proof));
+        assert!(!psk.is_proved(&client, &host, &[4; 16], &proof));
+        let mut wrong = proof;
+        wrong[31] ^= 1;
+        assert!(!psk.is_proved(&client, &host, &session, &wrong));
     }
 }

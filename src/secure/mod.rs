@@ -8,19 +8,21 @@
 //!
 //! With psk2 the initiator knows from message 2 that the responder has the pre-shared key. The responder
 //! knows the same of the initiator only from the first thing that opens under the derived keys:
-//! **nothing is granted before that.**
+//! **nothing is granted before that.** That it is worth answering an invite at all shows [`Psk::prove`] in message 1.
 //!
 //! All arithmetic is aws-lc-rs's; snow only orders it. No clock and no random source: ephemeral keys
 //! come from a seed that the caller draws anew for each handshake.
 
 #[cfg(test)]
 mod attacks;
+mod generator;
 mod handshake;
 mod key;
 mod link;
 mod resolver;
 mod seal;
 
+pub(crate) use generator::Generator;
 pub use handshake::{Initiator, MAX_PAYLOAD, Purpose, Responder, Secrets};
 pub use key::{Psk, PublicKey, StaticKey};
 pub use link::{EstablishedLink, LinkInitiator, LinkProgress, LinkResponder, MAX_LINK_MESSAGE, MAX_SURPLUS};

@@ -3,7 +3,7 @@
 //! snow is built without its own primitives: what is not here does not exist.
 
 use aws_lc_rs::{agreement, digest};
-use rand::{Rng, SeedableRng, rngs::StdRng};
+use rand::Rng;
 use snow::{
     Error,
     params::{CipherChoice, DHChoice, HashChoice},
@@ -12,7 +12,10 @@ use snow::{
 };
 use zeroize::Zeroizing;
 
-use super::seal::{OpenKey, SealKey, TAG};
+use super::{
+    generator::Generator,
+    seal::{OpenKey, SealKey, TAG},
+};
 
 /// Resolves X25519, AES-256-GCM and SHA-256; randomness is a generator seeded once for each handshake.
 pub(super) struct Resolver {
@@ -88,7 +91,7 @@ fn load(private: &[u8; 32]) -> agreement::PrivateKey {
 
 impl CryptoResolver for Resolver {
     fn resolve_rng(&self) -> Option<Box<dyn Random>> {
-        Some(Box::new(Seeded(StdRng::from_seed(*self.seed))))
+        Some(Box::new(Seeded(Generator::new(*self.seed))))
     }
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
@@ -105,7 +108,7 @@ impl CryptoResolver for Resolver {
 }
 
 /// Asked by snow for one ephemeral private key a handshake.
-struct Seeded(StdRng);
+struct Seeded(Generator);
 
 impl Random for Seeded {
     fn try_fill_bytes(&mut self, dest: &mut [u8]) -> Result<(), Error> {

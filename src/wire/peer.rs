@@ -27,10 +27,20 @@ pub struct PeerHello {
     /// The session to begin or to go on with.
     #[serde(with = "super::bin")]
     pub session: [u8; 16],
-    /// The invite that the client was given: its public part.
-    pub invite: Option<u64>,
+    /// The invite that the client was given.
+    pub invite: Option<Invited>,
     /// The round that the host is to prepare at once, as if by [`PeerMessage::Prepare`].
     pub prepare: Option<RoundId>,
+}
+
+/// What a client shows of the invite that it was given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invited {
+    /// The public part.
+    pub id: u64,
+    /// [`crate::secure::Psk::prove`]: whoever has the public part only learns nothing by asking.
+    #[serde(with = "super::bin")]
+    pub proof: [u8; 32],
 }
 
 /// Payload of Noise message 2 of the peer handshake (responder: the host).

@@ -5,6 +5,8 @@
 mod calls;
 mod granted;
 mod harness;
+#[cfg(unix)]
+mod names;
 mod network;
 #[cfg(unix)]
 mod secrets;

@@ -48,23 +48,6 @@ fn a_private_server_serves_who_is_on_its_list_and_reads_it_again_when_told() {
 
 #[cfg(unix)]
 #[test]
-fn a_name_is_given_up_by_its_key_when_nobody_holds_it() {
-    let server = Server::start();
-    let (host, other) = (server.home(), server.home());
-    let expose = exposed(&server, &host, &["1"]);
-    host.run(["release", "myhost"]).failed(1, &["registered now", "stop the \"punchtunnel expose\""]);
-    expose.terminate();
-    assert_eq!(expose.end().code, 0);
-    other.run(["release", "myhost"]).failed(1, &["belongs to another key"]);
-    let released = host.run(["release", "myhost"]);
-    released.succeeded();
-    assert!(released.err.contains("\"myhost\" belongs to nobody"), "{released:?}");
-    host.run(["release", "myhost"]).failed(1, &["belongs to nobody there"]);
-    let _expose = exposed(&server, &other, &["1"]);
-}
-
-#[cfg(unix)]
-#[test]
 fn the_four_lines_and_an_invite_make_a_tunnel() {
     let server = Server::start();
     let (host, client) = (server.home(), server.home());
@@ -159,7 +142,7 @@ fn an_invite_with_another_secret_proves_nothing() {
     let other = line.replace(fields[2], "aaaaaaaaaaaaaaaaaaaaaaaaaa");
     host.write("invites", &format!("{other}\n"));
     let refused = client.run(["connect", "myhost", "-L", "0", "--invite", &code]);
-    refused.failed(1, &["does not prove", "new invite"]);
+    refused.failed(1, &["does not take this invite", "for a new one"]);
     assert_eq!(host.run(["clients"]).out, "", "nobody was let in");
     assert_eq!(client.run(["hosts"]).out, "", "nothing was written down");
 }
@@ -190,15 +173,6 @@ fn a_changed_server_key_is_refused_with_the_line_to_remove() {
     let named = format!("{}#{}", server.address, other.key());
     let refused = server.home().run(["expose", "1", "--as", "myhost", "--rendezvous", &named]);
     refused.failed(1, &["IDENTIFICATION HAS CHANGED", "behind the #"]);
-}
-
-#[test]
-fn a_name_belongs_to_the_key_that_registered_it_first() {
-    let server = Server::start();
-    let (first, second) = (server.home(), server.home());
-    let _expose = exposed(&server, &first, &["1"]);
-    let refused = second.run(["expose", "1", "--as", "myhost"]);
-    refused.failed(1, &["belongs to another key", &server.address, "--as"]);
 }
 
 #[test]
@@ -293,15 +267,6 @@ fn a_host_that_is_started_anew_is_found_again_and_the_local_port_stays() {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     assert_eq!(text, "hello\n");
-}
-
-#[test]
-fn a_second_run_with_the_same_key_takes_the_name_and_the_first_one_says_so() {
-    let server = Server::start();
-    let host = server.home();
-    let first = exposed(&server, &host, &["1"]);
-    let _second = exposed(&server, &host, &["1"]);
-    first.end().failed(1, &["another \"punchtunnel expose\" with this key", "stop one of the two"]);
 }
 
 #[test]
@@ -408,12 +373,19 @@ fn what_was_opened_is_told_line_by_line_to_those_who_want_to_know() {
     expose.line("registered as");
     let words = ["-v", "connect", "myhost", "-L", "0", "--host-key", &host.key()];
     let mut connect = Running::start(client.command(words));
+    let mut told = 0;
     for party in [&mut connect, &mut expose] {
         let heading = party.line("attempt 1, round 1: ");
+        // A side that the machine was slow to serve had opened nothing by then.
+        if heading.contains("before any of this side's left") {
+            continue;
+        }
         assert!(heading.contains(", counted from the agreed instant"), "{heading}");
         let syn = party.line("from port");
         assert!(syn.contains(" ms  from port ") && syn.contains(" to 127.0.0.1:"), "{syn}");
+        told += 1;
     }
+    assert!(told > 0, "no connection comes of no SYN");
     let mut plain = Running::start(client.command(&words[1..]));
     plain.line("listening on");
     plain.terminate();

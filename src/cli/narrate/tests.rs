@@ -1,10 +1,13 @@
 use std::net::SocketAddr;
 
 use punchtunnel::{
-    endpoint::PeerId,
+    endpoint::{Hearsay, PeerId},
     nat::{Mapping, Model},
     session::LinkError,
-    wire::peer::RoundId,
+    wire::{
+        peer::RoundId,
+        server::{Decline, Release},
+    },
 };
 
 use super::*;
@@ -114,9 +117,12 @@ fn every_refusal_says_what_to_do_next() {
         (Event::NotRegistered(NameRefusal::Alike), vec!["looks like one", "0 counts as o", "--as"]),
         (
             Event::Declined(Decline::Unauthorised),
-            vec!["punchtunnel invite myhost", "authorized_clients", &key],
+            vec!["the server says", "punchtunnel invite myhost", "authorized_clients", &key],
         ),
-        (Event::Declined(Decline::Invite), vec!["used, has expired", "punchtunnel invite myhost"]),
+        (
+            Event::Declined(Decline::Invite),
+            vec!["the server says", "used, has expired", "punchtunnel invite myhost"],
+        ),
         (Event::Declined(Decline::Busy), vec!["too many clients", "later"]),
         (Event::NotProved, vec!["does not prove", "new invite"]),
         (Event::ServerVersion { theirs: 9 }, vec!["version 9", "update"]),
@@ -257,6 +263,13 @@ fn what_an_attack_did_is_told_in_a_sentence_on_the_honest_side() {
         let lost = net::Event::LinkLost { peer: PEER, why: error.to_string() };
         assert_eq!(client().tell_session(&lost).as_deref(), Some(sentence));
     }
+
+    // A refusal that the server brings while a session waits for its network.
+    let brought = Event::Hearsay(Hearsay::Declined(Decline::Unauthorised));
+    assert_eq!(
+        line(client().tell(&brought, None)),
+        "vps says that \"myhost\" does not let this computer in any more; it cannot prove that, so nothing is ended, and it is asked again"
+    );
 
     // Lies about ports and addresses: rounds fail, with what was tried and what was held back.
     let id = RoundId { attempt: 1, round: 0 };

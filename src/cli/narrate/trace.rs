@@ -14,6 +14,10 @@ pub(super) fn lines(id: RoundId, tried: &[Tried]) -> Vec<String> {
     let mut tried: Vec<_> = tried.iter().collect();
     tried.sort_by_key(|syn| syn.left_us);
     let RoundId { attempt, round } = id;
+    if tried.is_empty() {
+        let what = "the other side's SYNs made the connection before any of this side's left";
+        return vec![format!("attempt {attempt}, round {}: {what}", round + 1)];
+    }
     let syns = count(tried.len() as u64, "SYN");
     let heading = format!("attempt {attempt}, round {}: {syns}, counted from the agreed instant", round + 1);
     std::iter::once(heading).chain(tried.into_iter().map(line)).collect()
@@ -59,6 +63,10 @@ mod tests {
             ttl,
             came,
         };
+        assert_eq!(
+            lines(RoundId { attempt: 1, round: 0 }, &[]),
+            ["attempt 1, round 1: the other side's SYNs made the connection before any of this side's left"]
+        );
         let tried = [
             syn(Some(41_000), 40_250, None, None),
             syn(Some(41_001), -120, Some(5), Some((Came::Reset, Duration::from_micros(61_400)))),

@@ -24,6 +24,10 @@ use crate::{
 /// A favour takes the server 1.5 s, and a few round trips to ask for.
 const LIMIT: Duration = Duration::from_secs(5);
 
+/// A door is a port that the server's system has just given it. Below these are services, its own or those of others behind its
+/// address, and a server may say any.
+const LOWEST_DOOR: u16 = 1024;
+
 /// From where to ask whom.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asking {
@@ -69,6 +73,9 @@ impl Asking {
                 let door = stream.read_u16().await?;
                 if door == 0 {
                     return Ok(Knocked::Busy);
+                }
+                if door < LOWEST_DOOR {
+                    return Err(io::Error::other(format!("the server names port {door} as its door")));
                 }
                 let opener = socket::bound(Family::of(&self.server), self.port)?;
                 socket::start(&opener, SocketAddr::new(self.server.ip(), door), None)?;

@@ -2,7 +2,13 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use super::*;
+use crate::wire::{
+    examine::{Knocked, QUESTION},
+    probe::PREAMBLE,
+};
 
 const SET: PortsId = PortsId(1);
 
@@ -79,11 +85,9 @@ async fn a_connection_to_oneself_is_a_failure() {
 
 /// A probe that was asked and answered, by the server's end.
 async fn probed() -> (PunchPorts, tokio::net::TcpStream) {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
     use crate::wire::{
         self,
-        probe::{PREAMBLE, ProbeAnswer, Purpose, QUESTION, parse_preamble},
+        probe::{ProbeAnswer, Purpose, QUESTION, parse_preamble},
     };
 
     let server = tokio::net::TcpListener::bind(loopback(0)).await.unwrap();
@@ -121,8 +125,6 @@ async fn a_probe_asks_hears_and_stays_open_until_the_release() {
 
 #[tokio::test]
 async fn a_probe_that_the_server_closes_is_closed_at_once() {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
     let (_ports, mut stream) = probed().await;
     stream.shutdown().await.unwrap();
     assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
@@ -155,4 +157,43 @@ async fn more_ports_are_bound_into_a_set_and_the_first_ones_stay() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// The server's end of a crossing that was asked for, up to where it names its door.
+async fn asked_to_cross(ports: &mut PunchPorts) -> tokio::net::TcpStream {
+    let server = tokio::net::TcpListener::bind(loopback(0)).await.unwrap();
+    ports.favour(SET, 0, server.local_addr().unwrap(), Favour::Cross);
+    let (mut asked, _) = server.accept().await.unwrap();
+    asked.read_exact(&mut [0; PREAMBLE]).await.unwrap();
+    asked
+}
+
+#[tokio::test]
+async fn a_door_that_the_server_names_gets_one_connection_and_no_byte() {
+    let (mut ports, mine) = bound(1);
+    let mut server = asked_to_cross(&mut ports).await;
+    let victim = tokio::net::TcpListener::bind(loopback(0)).await.unwrap();
+    server.write_u16(victim.local_addr().unwrap().port()).await.unwrap();
+    let (mut opened, from) = victim.accept().await.unwrap();
+    assert_eq!(from, loopback(mine[0]), "from a punch port, as any opening");
+    server.read_exact(&mut [0; QUESTION]).await.unwrap();
+    server.write_u8(Knocked::Reached as u8).await.unwrap();
+    let Input::Favour { answer: Some(Knocked::Reached), .. } = ports.next().await else {
+        panic!("no answer")
+    };
+    let mut heard = Vec::new();
+    // It is closed with a reset or with an end, as systems do.
+    let _ = opened.read_to_end(&mut heard).await;
+    assert_eq!(heard, b"");
+    let again = tokio::time::timeout(Duration::ZERO, victim.accept()).await;
+    assert!(again.is_err(), "a second one");
+}
+
+#[tokio::test]
+async fn a_door_among_the_ports_of_services_is_not_opened_to() {
+    let (mut ports, _) = bound(1);
+    let mut server = asked_to_cross(&mut ports).await;
+    server.write_u16(22).await.unwrap();
+    let Input::Favour { answer: None, .. } = ports.next().await else { panic!("an answer") };
+    assert!(server.read_exact(&mut [0; QUESTION]).await.is_err(), "it says that its SYN has left");
 }
