@@ -31,8 +31,8 @@ const SESSION_RECORDS: f64 = 18.0;
 const ACKNOWLEDGEMENTS: f64 = 9.0;
 
 /// Credit goes out when a part of a window was read, and windows grow to megabytes where a stream is fast: 0.25 for
-/// one stream, 0.6 for sixteen, whose windows are smaller.
-const CREDIT_RECORDS: f64 = 0.8;
+/// one stream, 0.8 for sixteen, whose windows are smaller and are not read at the same time, as a turn is a record.
+const CREDIT_RECORDS: f64 = 1.0;
 
 /// Headers, tag and frame, 40 bytes, for 64 KiB are 0.06 %; pieces that end within a record have a frame each.
 const OVERHEAD: f64 = 0.002;

@@ -15,7 +15,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::frame::StreamId;
+use super::frame::{self, StreamId};
 
 /// What a stream sends at least before it is the next one's turn, bytes: an interactive burst passes in one turn.
 const LEAST_QUANTUM: usize = 16 * 1024;
@@ -44,10 +44,10 @@ impl Default for Schedule {
 }
 
 impl Schedule {
-    /// Records hold so many bytes from now on. A turn is one of them where the link is fast: were it less, many bulk
-    /// streams would be cut into pieces, each with its own wake-ups at both ends.
-    pub(super) fn set_record(&mut self, size: usize) {
-        self.quantum = size.max(LEAST_QUANTUM).cast_signed();
+    /// The body of a record holds so many bytes from now on. A turn fills one where the link is fast: were it less, many
+    /// bulk streams would be cut into pieces, each with its own wake-ups at both ends.
+    pub(super) fn set_record(&mut self, limit: usize) {
+        self.quantum = limit.saturating_sub(frame::HEADER).max(LEAST_QUANTUM).cast_signed();
     }
 
     /// The stream has something to send now. Does nothing where it is listed already.
