@@ -7,9 +7,11 @@
 //! where others use the machine. Memory is what the server's own calls have allocated and not given back, with
 //! the overhead of the C library's allocator.
 
+#[path = "../tests/hosts/mod.rs"]
+mod hosts;
+
 use std::{
     alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     time::{Duration, Instant},
@@ -18,75 +20,35 @@ use std::{
 use punchtunnel::{
     endpoint::Path,
     net,
-    rendezvous::{Client, ClientEvent, KEEP_ALIVE, Limits, Server, Source},
-    secure::StaticKey,
-    wire::server::{FromServer, ToServer},
+    rendezvous::{Client, ClientEvent, KEEP_ALIVE},
+    wire::server::FromServer,
 };
-use rustix::time::{ClockId, clock_gettime};
-use zeroize::Zeroizing;
 
-/// Counts what is allocated while [`within`] runs.
-struct Counting;
+use crate::hosts::{Core, client, held, hosts, limits, processor_time, talk, within};
+
+/// Tells what is allocated.
+struct Telling;
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-thread_local! {
-    static COUNTS: Cell<bool> = const { Cell::new(false) };
-    static BYTES: Cell<isize> = const { Cell::new(0) };
-}
-
-fn count(size: usize, sign: isize) {
-    // glibc: a word of its own, 16 bytes of alignment, at least 32.
-    let chunk = ((size + 8).next_multiple_of(16)).max(32) as isize;
-    if COUNTS.try_with(Cell::get).unwrap_or(false) {
-        BYTES.with(|bytes| bytes.set(bytes.get() + sign * chunk));
-    }
-}
+static ALLOCATOR: Telling = Telling;
 
 #[allow(unsafe_code, reason = "an allocator is unsafe by its signature; this one passes everything on")]
 // SAFETY: the system's allocator does the work.
-unsafe impl GlobalAlloc for Counting {
+unsafe impl GlobalAlloc for Telling {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size(), 1);
+        hosts::took(layout.size());
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(layout.size(), -1);
+        hosts::gave_back(layout.size());
         unsafe { System.dealloc(pointer, layout) }
     }
-}
-
-/// Runs what is the server's.
-fn within<T>(what: impl FnOnce() -> T) -> T {
-    COUNTS.set(true);
-    let result = what();
-    COUNTS.set(false);
-    result
-}
-
-fn processor_time() -> Duration {
-    clock_gettime(ClockId::ThreadCPUTime).try_into().expect("not negative")
 }
 
 fn rate(what: &str, count: usize, took: Duration) {
     let each = took.as_secs_f64() / count as f64;
     println!("{what:<58} {:>10.0} a second, {:.1} µs each", 1.0 / each, each * 1e6);
-}
-
-fn limits() -> Limits {
-    Limits {
-        associations: 4_000_000,
-        associations_per_source: 4_000_000,
-        names: 4_000_000,
-        new_names_per_source: 4_000_000,
-        hellos: 4_000_000,
-        hellos_per_source: 4_000_000,
-        inits: 4_000_000,
-        inits_per_source: 4_000_000,
-        ..Limits::default()
-    }
 }
 
 fn from_environment(name: &str, default: usize) -> usize {
@@ -98,105 +60,28 @@ fn clock() -> Instant {
     Instant::now()
 }
 
-fn client(now: Instant, n: u32, server: SocketAddr) -> Client {
-    let (mut key, mut node) = ([9; 32], [8; 16]);
-    key[..4].copy_from_slice(&n.to_be_bytes());
-    node[..4].copy_from_slice(&n.to_be_bytes());
-    let mut client = Client::new(now, key, StaticKey::from_private(Zeroizing::new(key)), server, None, node);
-    client.send(now, ToServer::Register { name: format!("host-{n}") }).expect("room");
-    client
-}
-
-/// The server without sockets.
-struct Core {
-    server: Server,
-    stored: u64,
-    /// What its calls took.
-    took: Duration,
-    now: Instant,
-}
-
-impl Core {
-    /// Hands over a batch, and returns what is answered.
-    fn ask(&mut self, batch: &[(Source, Vec<u8>)]) -> Vec<(Source, Vec<u8>)> {
-        let mut answers: Vec<(Source, Vec<u8>)> = Vec::with_capacity(2 * batch.len());
-        let began = processor_time();
-        for (from, datagram) in batch {
-            within(|| self.server.handle_datagram(self.now, 1_700_000_000, *from, datagram));
-            self.drain(&mut answers);
-        }
-        within(|| self.server.handle_stored(self.now, 1_700_000_000, self.stored));
-        self.drain(&mut answers);
-        self.took += processor_time() - began;
-        answers
-    }
-
-    fn drain(&mut self, answers: &mut Vec<(Source, Vec<u8>)>) {
-        while let Some((to, datagram)) = within(|| self.server.poll_transmit()) {
-            answers.push((to, datagram.clone()));
-            within(|| drop(datagram));
-        }
-        while let Some(change) = within(|| self.server.poll_store()) {
-            self.stored += 1;
-            within(|| drop(change));
-        }
-    }
-}
-
-/// Everybody says what it has to say, some at a time, until nobody has.
-fn talk(core: &mut Core, clients: &mut [(Source, Client)], to: SocketAddr, now: Instant) -> usize {
-    let mut said = 0;
-    for (first, some) in clients.chunks_mut(1_000).enumerate() {
-        let number = |from: Source| {
-            let SocketAddr::V4(addr) = from.addr else { unreachable!("an IPv4 address") };
-            (u32::from(*addr.ip()) - 0x0a00_0000) as usize - first * 1_000
-        };
-        loop {
-            let mut batch = Vec::new();
-            for (from, client) in some.iter_mut() {
-                while let Some((_, datagram)) = client.poll_transmit(now) {
-                    batch.push((*from, datagram));
-                }
-            }
-            if batch.is_empty() {
-                break;
-            }
-            said += batch.len();
-            core.now = core.now.max(now);
-            for (to_whom, answer) in core.ask(&batch) {
-                some[number(to_whom)].1.handle_datagram(now, Path::Udp(to), &answer);
-            }
-            while some.iter_mut().any(|(_, client)| client.poll_event().is_some()) {}
-        }
-    }
-    said
-}
-
 fn core_alone() {
     let names = from_environment("SERVER_NAMES", 20_000);
     let now = clock();
-    let to: SocketAddr = "198.51.100.1:7862".parse().expect("an address");
-    let key = StaticKey::from_private(Zeroizing::new([1; 32]));
-    let server = within(|| Server::new(now, [2; 32], key, limits(), []));
-    let mut core = Core { server, stored: 0, took: Duration::ZERO, now };
-    let from =
-        |n: u32| Source { addr: (Ipv4Addr::from_bits(0x0a00_0000 + n), 5_000).into(), udp: true, via: 0 };
-    let mut clients: Vec<(Source, Client)> =
-        (0..names as u32).map(|n| (from(n), client(now, n, to))).collect();
+    let mut core = Core::new(now, limits());
+    let (mut clients, to) = hosts(now, names);
     talk(&mut core, &mut clients, to, now);
     assert_eq!(core.server.stats().names, names);
     println!("{names} names in the core alone");
     rate("  registrations (HELLO, INIT, the name, acknowledgement)", names, core.took);
-    println!("  a registered name takes {} bytes right after it", BYTES.get() / names as isize);
-    for round in 1..=4 {
+    println!("  a registered name takes {} bytes right after it", held() / names as isize);
+    // Until what is remembered of handshakes is forgotten.
+    for round in 1..=15 {
         core.took = Duration::ZERO;
         let later = now + round * KEEP_ALIVE;
         clients.iter_mut().for_each(|(_, client)| client.handle_timeout(later));
         let said = talk(&mut core, &mut clients, to, later);
         within(|| core.server.handle_timeout(later, 1_700_000_000));
-        rate(&format!("  keep-alives, round {round}"), said, core.took);
+        if round % 5 == 0 {
+            rate(&format!("  keep-alives, round {round}"), said, core.took);
+        }
     }
-    println!("  a registered name takes {} bytes, its keep-alives every 20 s", BYTES.get() / names as isize);
+    println!("  a registered name takes {} bytes after five minutes of keep-alives", held() / names as isize);
 }
 
 /// The server with its sockets in a thread of its own, asked by this one.

@@ -1,4 +1,5 @@
-//! What a megabyte costs, in counts that do not vary: the same on a fast machine and on a busy one.
+//! What a megabyte costs, and a registered name, in counts that do not vary: the same on a fast machine and on a busy
+//! one.
 //!
 //! The figures are printed (`cargo test --test counts -- --nocapture`). The limits follow from the design, as
 //! each of them says, and are below twice what they allow for: whoever doubles a cost fails here.
@@ -6,16 +7,22 @@
 #![allow(clippy::disallowed_methods, reason = "virtual time has to begin somewhere")]
 #![allow(unsafe_code, reason = "an allocator that counts")]
 
+mod hosts;
 mod pair;
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
+    time::Instant,
 };
 
 use bytes::Bytes;
+use punchtunnel::rendezvous::{KEEP_ALIVE, Limits};
 
-use crate::pair::{PIECE, Pair};
+use crate::{
+    hosts::{Core, held, talk, within},
+    pair::{PIECE, Pair},
+};
 
 /// A session record carries up to 64 KiB: 15.3 in 10⁶ bytes.
 const SESSION_RECORDS: f64 = 18.0;
@@ -70,23 +77,28 @@ fn note(bytes: usize) {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         note(layout.size());
+        hosts::took(layout.size());
         // SAFETY: the caller's promise.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         note(layout.size());
+        hosts::took(layout.size());
         // SAFETY: the caller's promise.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         note(size);
+        hosts::gave_back(layout.size());
+        hosts::took(size);
         // SAFETY: the caller's promise.
         unsafe { System.realloc(memory, layout, size) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        hosts::gave_back(layout.size());
         // SAFETY: the caller's promise.
         unsafe { System.dealloc(memory, layout) }
     }
@@ -169,4 +181,40 @@ fn small_writes_fill_large_records_while_the_link_is_busy() {
 #[test]
 fn the_same_load_costs_the_same_again() {
     assert_eq!(cost(4, 0, PIECE), cost(4, 0, PIECE));
+}
+
+/// Bytes of the server for a host that has registered a name and is alive: its association 240 with its place in a
+/// table, its name and whose it is 190, the counts of its address and network 35, its node 30, its alarm 5.
+const REGISTERED: isize = 500;
+
+/// While it is remembered which handshakes were answered: four minutes.
+const JUST_REGISTERED: isize = 535;
+
+/// Bytes of a server with so many names: right after they were registered, and after five minutes of keep-alives.
+fn with_names(names: usize) -> [isize; 2] {
+    // Tables of rates are bounded by themselves: they are no part of a name.
+    let (now, before) = (Instant::now(), held());
+    let mut core = Core::new(now, Limits { sources: 16, ..hosts::limits() });
+    let (mut clients, to) = hosts::hosts(now, names);
+    talk(&mut core, &mut clients, to, now);
+    assert_eq!(core.server.stats().names, names);
+    let at_first = held() - before;
+    for round in 1..=15 {
+        let later = now + round * KEEP_ALIVE;
+        clients.iter_mut().for_each(|(_, client)| client.handle_timeout(later));
+        talk(&mut core, &mut clients, to, later);
+        within(|| core.server.handle_timeout(later, 1_700_000_000));
+    }
+    assert_eq!(core.server.stats().clients, names);
+    [at_first, held() - before]
+}
+
+#[test]
+fn a_registered_name_takes_what_the_design_says() {
+    // What is there without any name, and room for what is said at once, are in both.
+    let (few, many) = (with_names(1_000), with_names(2_000));
+    let [at_first, later] = [0, 1].map(|when| (many[when] - few[when]) / 1_000);
+    println!("a registered name: {at_first} bytes at first, then {later}");
+    assert!(at_first <= JUST_REGISTERED, "{at_first} bytes, at most {JUST_REGISTERED} are meant");
+    assert!(later <= REGISTERED, "{later} bytes, at most {REGISTERED} are meant");
 }

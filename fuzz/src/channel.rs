@@ -65,7 +65,7 @@ fn honest(mut script: Script<'_>) {
             _ => {
                 let Some(datagram) = sides[side].flying.pop() else { continue };
                 let datagram = script.damage(datagram);
-                arrive(&mut sides[side], now, &datagram);
+                arrive(&mut sides[side], &datagram);
             }
         }
         for side in 0..2 {
@@ -97,9 +97,9 @@ fn say(side: &mut Side, now: Instant, kept: bool, bytes: &[u8]) {
     }
 }
 
-fn arrive(side: &mut Side, now: Instant, datagram: &[u8]) {
+fn arrive(side: &mut Side, datagram: &[u8]) {
     let Ok(Packet::Data { counter, sealed, .. }) = Packet::parse(datagram) else { return };
-    let Ok(received) = side.channel.handle(now, counter, sealed) else { return };
+    let Ok(received) = side.channel.handle(counter, sealed) else { return };
     for (kept, number, _) in received.messages {
         if kept {
             assert_eq!(number, side.expected, "once and in order");
@@ -128,7 +128,7 @@ fn liar(mut script: Script<'_>) {
         };
         counter += u64::from(script.number());
         let sealed = theirs.seal(22, counter, &body);
-        let _ = victim.handle(now, counter, &sealed[DATA_HEADER..]);
+        let _ = victim.handle(counter, &sealed[DATA_HEADER..]);
         if script.byte().is_multiple_of(4) {
             sent += u32::from(victim.send(now, (true, 0, Blob(script.bytes().to_vec()))).is_ok());
             victim.send_once(now, (false, 0, Blob(Vec::new())));

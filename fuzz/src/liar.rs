@@ -90,7 +90,7 @@ impl Liar {
             (Packet::Init { sender, cookie, noise }, _) => self.join(now, sender, &cookie, noise),
             (Packet::Data { counter, sealed, .. }, _) => {
                 let Some(server) = &mut self.server else { return };
-                let Ok(received) = server.handle(now, counter, sealed) else { return };
+                let Ok(received) = server.handle(counter, sealed) else { return };
                 for message in received.messages {
                     self.server_hears(now, message);
                 }
@@ -236,7 +236,7 @@ impl Liar {
 
     fn peer_datagram(&mut self, now: Instant, counter: u64, sealed: &[u8]) {
         let Some(peer) = &mut self.peer else { return };
-        let Ok(received) = peer.handle(now, counter, sealed) else { return };
+        let Ok(received) = peer.handle(counter, sealed) else { return };
         for message in received.messages {
             match message {
                 PeerMessage::Ping { nonce, .. } => {

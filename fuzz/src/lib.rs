@@ -7,12 +7,14 @@
 mod association;
 mod channel;
 mod decoders;
+mod doctor;
 mod endpoint;
 mod files;
 mod keys;
 mod liar;
 mod link;
 mod mux;
+mod names;
 mod nat;
 mod script;
 mod session;
@@ -23,7 +25,7 @@ pub use endpoint::play;
 pub type Target = fn(&[u8]);
 
 /// All of them, by name: the name of the program in `fuzz_targets` and of the directory in `corpus`.
-pub const TARGETS: [(&str, Target); 15] = [
+pub const TARGETS: [(&str, Target); 17] = [
     ("packet", decoders::packet),
     ("server_messages", decoders::server_messages),
     ("peer_messages", decoders::peer_messages),
@@ -32,7 +34,9 @@ pub const TARGETS: [(&str, Target); 15] = [
     ("texts", decoders::texts),
     ("nat", nat::measured),
     ("plan", nat::told),
+    ("doctor", doctor::run),
     ("files", files::run),
+    ("names", names::run),
     ("association", association::run),
     ("channel", channel::run),
     ("endpoint", endpoint::run),

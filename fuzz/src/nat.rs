@@ -12,7 +12,18 @@ use super::script::Script;
 
 /// Observations of which a server made up the addresses and times.
 pub(crate) fn measured(bytes: &[u8]) {
-    let mut script = Script::new(bytes);
+    let (punch_ports, observations) = observed(&mut Script::new(bytes));
+    let Some(mine) = nat::predict(&observations, &punch_ports) else { return };
+    assert!(mine.is_sound(), "{mine:?}");
+    assert!(!nat::describe(&mine, &punch_ports).is_empty());
+    if let Some(last) = observations.last() {
+        assert!(nat::refresh(&mine, last, Duration::from_millis(400)).is_sound());
+    }
+    both(&mine, &Prediction { address: [203, 0, 113, 9].into(), ..mine.clone() }, &mut Script::new(&[]));
+}
+
+/// Punch ports, and what a server says that it saw of them.
+pub(crate) fn observed(script: &mut Script<'_>) -> (Vec<u16>, Vec<Observation>) {
     let punch_ports: Vec<u16> = (0..script.below(40)).map(|_| script.u16()).collect();
     let mut observations = Vec::new();
     while !script.is_over() && observations.len() < 64 {
@@ -27,13 +38,7 @@ pub(crate) fn measured(bytes: &[u8]) {
             at_us: script.u64() >> (script.byte() % 64),
         });
     }
-    let Some(mine) = nat::predict(&observations, &punch_ports) else { return };
-    assert!(mine.is_sound(), "{mine:?}");
-    assert!(!nat::describe(&mine, &punch_ports).is_empty());
-    if let Some(last) = observations.last() {
-        assert!(nat::refresh(&mine, last, Duration::from_millis(400)).is_sound());
-    }
-    both(&mine, &Prediction { address: [203, 0, 113, 9].into(), ..mine.clone() }, &mut Script::new(&[]));
+    (punch_ports, observations)
 }
 
 /// Two predictions as they come from the network.

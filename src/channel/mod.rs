@@ -12,14 +12,13 @@
 //! **After every call that takes `now`, drain [`poll_transmit`](Channel::poll_transmit) until it is `None`,
 //! then come back at [`poll_timeout`](Channel::poll_timeout), or when a datagram arrives.**
 //!
-//! A channel that has nothing to say says nothing: acknowledgements are not acknowledged. It gives up
-//! never; who holds it decides by [`last_received`](Channel::last_received).
+//! A channel that has nothing to say says nothing: acknowledgements are not acknowledged. It never gives up;
+//! who holds it decides when nothing has come for too long.
 
 mod reliable;
 mod replay;
 
 use std::{
-    collections::VecDeque,
     fmt,
     marker::PhantomData,
     time::{Duration, Instant},
@@ -31,13 +30,9 @@ use crate::{
     secure::{DatagramKeys, SecureError},
     wire::{self, WireError, packet::DATA_HEADER, record::TAG},
 };
-pub use reliable::{Body, Full, MAX_UNACKNOWLEDGED};
+pub use reliable::{Body, Full, MAX_ONCE, MAX_UNACKNOWLEDGED};
 use reliable::{Measured, Receiving, Sending};
 pub use replay::ReplayWindow;
-
-/// Most messages that wait to be sent once. They leave at the next `poll_transmit`; more of them is a
-/// flood, and what is not sent at once is of no use.
-pub const MAX_ONCE: usize = 64;
 
 /// Why a datagram was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -77,8 +72,6 @@ pub struct Channel<Out, In = Out> {
     replay: ReplayWindow,
     sending: Sending<Out>,
     receiving: Receiving,
-    once: VecDeque<Measured<Out>>,
-    last_received: Option<Instant>,
     hears: PhantomData<fn() -> In>,
 }
 
@@ -96,8 +89,6 @@ impl<Out, In> Channel<Out, In> {
             replay: ReplayWindow::default(),
             sending: Sending::default(),
             receiving: Receiving::default(),
-            once: VecDeque::new(),
-            last_received: None,
             hears: PhantomData,
         }
     }
@@ -125,17 +116,12 @@ impl<Out, In> Channel<Out, In> {
 
     /// Whether everything sent is acknowledged and nothing waits to be sent.
     pub fn is_idle(&self) -> bool {
-        self.sending.is_empty() && self.once.is_empty() && !self.acknowledge
+        self.sending.is_empty() && !self.acknowledge
     }
 
     /// Kept messages that are not acknowledged, sent or not.
     pub fn unacknowledged(&self) -> usize {
         self.sending.len()
-    }
-
-    /// When the last authentic datagram (or handshake body) came.
-    pub fn last_received(&self) -> Option<Instant> {
-        self.last_received
     }
 
     /// When to call [`poll_transmit`](Self::poll_transmit) again though nothing came: the next
@@ -154,9 +140,8 @@ impl<Out, In> Channel<Out, In> {
     ///
     /// # Errors
     /// [`ChannelError::Numbers`]; then nothing of the body was taken.
-    pub fn handle_body(&mut self, now: Instant, body: Body<In>) -> Result<Vec<In>, ChannelError> {
+    pub fn handle_body(&mut self, body: Body<In>) -> Result<Vec<In>, ChannelError> {
         let Body { ack, seq, kept, once } = body;
-        self.last_received = Some(now);
         // Both are checked before either has an effect.
         self.receiving.check(seq, kept.len())?;
         self.sending.acknowledge(ack)?;
@@ -198,8 +183,8 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
     /// [`MAX_ONCE`] wait.
     pub fn send_once(&mut self, _now: Instant, message: Out) {
         let message = Measured::new(message);
-        if message.size <= self.room() && self.once.len() < MAX_ONCE {
-            self.once.push_back(message);
+        if message.size <= self.room() {
+            self.sending.push_once(message);
         }
     }
 
@@ -207,46 +192,38 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
     ///
     /// # Errors
     /// The datagram is refused and has changed nothing, except that an authentic one is not taken again.
-    pub fn handle(
-        &mut self,
-        now: Instant,
-        counter: u64,
-        sealed: &[u8],
-    ) -> Result<Received<In>, ChannelError> {
+    pub fn handle(&mut self, counter: u64, sealed: &[u8]) -> Result<Received<In>, ChannelError> {
         if !self.replay.is_fresh(counter) {
             return Err(ChannelError::Replayed);
         }
         let body = self.keys.open(self.local_index, counter, sealed)?;
         let newest = self.replay.mark(counter);
         let body = wire::decode::<Body<In>>(&body, usize::from(u16::MAX))?;
-        let messages = self.handle_body(now, body)?;
+        let messages = self.handle_body(body)?;
         Ok(Received { messages, newest })
     }
 
     /// The next datagram to send, if any.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Vec<u8>> {
         let due = self.sending.is_due(now);
-        if !due && !self.acknowledge && self.once.is_empty() {
+        let first = self.sending.once().next().map(|message| message.size);
+        if !due && !self.acknowledge && first.is_none() {
             return None;
         }
         // What is due goes first; what only rides along leaves room for what is sent once.
-        let (room, waiting) = (self.room(), self.once.front().map_or(0, |m| m.size));
+        let (room, waiting) = (self.room(), first.unwrap_or(0));
         let kept = self.sending.select(now, if due { room } else { room - waiting });
         let mut left = room - kept.size;
-        let once = self.once.iter().take_while(|m| m.take_from(&mut left)).count();
+        let once = self.sending.once().take_while(|m| m.take_from(&mut left)).count();
         let body = Body {
             ack: self.receiving.next(),
             seq: self.sending.number(kept.start),
             kept: self.sending.messages(&kept).collect(),
-            once: self.once.iter().take(once).map(|m| &m.message).collect(),
+            once: self.sending.once().take(once).map(|m| &m.message).collect(),
         };
         let datagram = self.seal(&wire::encode(&body));
-        self.once.drain(..once);
-        if self.once.is_empty() {
-            // A server holds many channels, and most are idle.
-            self.once = VecDeque::new();
-        }
         self.sending.sent(now, kept.start, kept.count);
+        self.sending.sent_once(once);
         self.acknowledge = false;
         Some(datagram)
     }

@@ -14,6 +14,10 @@ use crate::wire;
 /// that acknowledges nothing costs no more memory than this.
 pub const MAX_UNACKNOWLEDGED: usize = 64;
 
+/// Most messages that wait to be sent once. They leave at the next `poll_transmit`; more of them is a
+/// flood, and what is not sent at once is of no use.
+pub const MAX_ONCE: usize = 64;
+
 /// Round trip until one was measured: as far as most of the world is from the rest of it.
 const FIRST_RTT: Duration = Duration::from_millis(300);
 
@@ -87,65 +91,106 @@ pub(super) struct Run {
     pub(super) size: usize,
 }
 
-/// The sending half: what is not acknowledged.
+/// The sending half: what is not acknowledged, and what is to be sent once.
 pub(super) struct Sending<M> {
-    queue: VecDeque<Measured<M>>,
-    /// Number of the oldest of the queue.
+    /// Number of the oldest message that is not acknowledged.
     first: u32,
-    /// Messages of the queue that were sent at least once; always its oldest ones.
+    /// Microseconds, at most [`MOST_WAIT`].
+    rtt: u32,
+    /// What waits. A server holds many channels, and with most of them nothing does.
+    waiting: Option<Box<Waiting<M>>>,
+}
+
+struct Waiting<M> {
+    /// Messages that are not acknowledged.
+    kept: VecDeque<Measured<M>>,
+    /// How many of them were sent at least once; always the oldest ones.
     sent: u8,
     /// Retransmissions since something was acknowledged.
     repeated: u8,
     /// When the oldest was last sent.
     last_sent: Option<Instant>,
-    rtt: Duration,
+    /// Messages that are to be sent once.
+    once: VecDeque<Measured<M>>,
 }
 
 impl<M> Default for Sending<M> {
     fn default() -> Self {
-        Sending { queue: VecDeque::new(), first: 0, sent: 0, repeated: 0, last_sent: None, rtt: FIRST_RTT }
+        let mut sending = Sending { first: 0, rtt: 0, waiting: None };
+        sending.set_rtt(FIRST_RTT);
+        sending
+    }
+}
+
+impl<M> Default for Waiting<M> {
+    fn default() -> Self {
+        Waiting { kept: VecDeque::new(), sent: 0, repeated: 0, last_sent: None, once: VecDeque::new() }
     }
 }
 
 impl<M> Sending<M> {
     pub(super) fn push(&mut self, message: Measured<M>) -> Result<(), Full> {
-        let last = u32::try_from(self.queue.len()).ok().and_then(|length| self.first.checked_add(length + 1));
-        if self.queue.len() >= MAX_UNACKNOWLEDGED || last.is_none() {
+        let last = u32::try_from(self.len()).ok().and_then(|length| self.first.checked_add(length + 1));
+        if self.len() >= MAX_UNACKNOWLEDGED || last.is_none() {
             return Err(Full);
         }
-        self.queue.push_back(message);
+        self.waiting.get_or_insert_default().kept.push_back(message);
         Ok(())
     }
 
+    /// To be sent once: lost where [`MAX_ONCE`] wait.
+    pub(super) fn push_once(&mut self, message: Measured<M>) {
+        let once = &mut self.waiting.get_or_insert_default().once;
+        if once.len() < MAX_ONCE {
+            once.push_back(message);
+        }
+    }
+
     pub(super) fn set_rtt(&mut self, rtt: Duration) {
-        self.rtt = rtt;
+        self.rtt = rtt.min(MOST_WAIT).as_micros() as u32;
     }
 
+    /// Nothing waits.
     pub(super) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.waiting.is_none()
     }
 
+    /// Messages that are not acknowledged.
     pub(super) fn len(&self) -> usize {
-        self.queue.len()
+        self.waiting.as_ref().map_or(0, |waiting| waiting.kept.len())
     }
 
-    /// Number of the message at that place of the queue.
+    /// Messages that are to be sent once.
+    pub(super) fn once(&self) -> impl Iterator<Item = &Measured<M>> {
+        self.waiting.iter().flat_map(|waiting| &waiting.once)
+    }
+
+    /// So many of those to be sent once were sent.
+    pub(super) fn sent_once(&mut self, count: usize) {
+        if let Some(waiting) = &mut self.waiting {
+            waiting.once.drain(..count);
+        }
+        self.tidy();
+    }
+
+    /// Number of the message at that place of those that are not acknowledged.
     pub(super) fn number(&self, place: usize) -> u32 {
         // `push` keeps the sum within range.
         self.first + place as u32
     }
 
     pub(super) fn messages(&self, run: &Run) -> impl Iterator<Item = &M> {
-        self.queue.iter().skip(run.start).take(run.count).map(|m| &m.message)
+        self.kept().skip(run.start).take(run.count).map(|m| &m.message)
     }
 
     pub(super) fn into_messages(self) -> impl Iterator<Item = M> {
-        self.queue.into_iter().map(|m| m.message)
+        self.waiting.into_iter().flat_map(|waiting| waiting.kept).map(|m| m.message)
     }
 
     /// When the oldest is to be sent again.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        Some(self.last_sent? + wait(self.rtt, self.repeated))
+        let waiting = self.waiting.as_ref()?;
+        Some(waiting.last_sent? + wait(Duration::from_micros(self.rtt.into()), waiting.repeated))
     }
 
     /// Whether a message was never sent, or the oldest is to be sent again.
@@ -158,12 +203,13 @@ impl<M> Sending<M> {
     /// sent in this very instant.
     pub(super) fn select(&self, now: Instant, room: usize) -> Run {
         let oldest = self.run(0, room);
-        let sent = usize::from(self.sent);
+        let (sent, last_sent) =
+            self.waiting.as_ref().map_or((0, None), |w| (usize::from(w.sent), w.last_sent));
         if self.is_late(now) || oldest.count > sent {
             oldest
         } else if self.has_unsent() {
             self.run(sent, room)
-        } else if self.last_sent == Some(now) {
+        } else if last_sent == Some(now) {
             Run { start: 0, count: 0, size: 0 }
         } else {
             oldest
@@ -172,40 +218,41 @@ impl<M> Sending<M> {
 
     /// A run was sent.
     pub(super) fn sent(&mut self, now: Instant, start: usize, count: usize) {
-        if count == 0 {
-            return;
-        }
+        let late = self.is_late(now);
+        let Some(waiting) = self.waiting.as_mut().filter(|_| count > 0) else { return };
         if start == 0 {
-            if self.is_late(now) {
-                self.repeated = self.repeated.saturating_add(1).min(LADDER);
+            if late {
+                waiting.repeated = waiting.repeated.saturating_add(1).min(LADDER);
             }
-            self.last_sent = Some(now);
+            waiting.last_sent = Some(now);
         }
-        // The queue has at most MAX_UNACKNOWLEDGED messages.
-        self.sent = self.sent.max((start + count) as u8);
+        // There are at most MAX_UNACKNOWLEDGED messages.
+        waiting.sent = waiting.sent.max((start + count) as u8);
     }
 
     /// Everything below `ack` has arrived.
     pub(super) fn acknowledge(&mut self, ack: u32) -> Result<(), ChannelError> {
         // An older acknowledgement says nothing new.
         let Some(count) = ack.checked_sub(self.first).filter(|count| *count > 0) else { return Ok(()) };
-        let count = u8::try_from(count).ok().filter(|c| *c <= self.sent).ok_or(ChannelError::Numbers)?;
-        self.queue.drain(..usize::from(count));
+        let waiting = self.waiting.as_mut().ok_or(ChannelError::Numbers)?;
+        let count = u8::try_from(count).ok().filter(|c| *c <= waiting.sent).ok_or(ChannelError::Numbers)?;
+        waiting.kept.drain(..usize::from(count));
+        waiting.sent -= count;
+        waiting.repeated = 0;
+        if waiting.sent == 0 {
+            waiting.last_sent = None;
+        }
         self.first = ack;
-        self.sent -= count;
-        self.repeated = 0;
-        if self.sent == 0 {
-            self.last_sent = None;
-        }
-        if self.queue.is_empty() {
-            // A server holds many channels, and most are idle.
-            self.queue = VecDeque::new();
-        }
+        self.tidy();
         Ok(())
     }
 
+    fn kept(&self) -> impl Iterator<Item = &Measured<M>> {
+        self.waiting.iter().flat_map(|waiting| &waiting.kept)
+    }
+
     fn has_unsent(&self) -> bool {
-        usize::from(self.sent) < self.queue.len()
+        self.waiting.as_ref().is_some_and(|waiting| usize::from(waiting.sent) < waiting.kept.len())
     }
 
     fn is_late(&self, now: Instant) -> bool {
@@ -214,14 +261,19 @@ impl<M> Sending<M> {
 
     fn run(&self, start: usize, mut room: usize) -> Run {
         let before = room;
-        let count = self.queue.iter().skip(start).take_while(|m| m.take_from(&mut room)).count();
+        let count = self.kept().skip(start).take_while(|m| m.take_from(&mut room)).count();
         Run { start, count, size: before - room }
+    }
+
+    /// Gives back the memory of what does not wait any more.
+    fn tidy(&mut self) {
+        self.waiting.take_if(|waiting| waiting.kept.is_empty() && waiting.once.is_empty());
     }
 }
 
 /// The time from one transmission to the next, after so many repetitions.
 fn wait(rtt: Duration, repeated: u8) -> Duration {
-    let first = rtt.min(MOST_WAIT).mul_f64(1.5).max(LEAST_WAIT);
+    let first = rtt.mul_f64(1.5).max(LEAST_WAIT);
     first.mul_f64(1.5f64.powi(repeated.into())).min(MOST_WAIT)
 }
 

@@ -1,38 +1,32 @@
 //! Which counters were seen.
 
 /// Counters behind the highest one that can still be told apart.
-const WINDOW: u64 = 1024;
+const WINDOW: u64 = 128;
 
-/// One word more than the window has: the word that the highest counter is in may be almost empty
-/// (RFC 6479 §3).
-const WORDS: usize = WINDOW as usize / 64 + 1;
-
-/// A sliding window over the counters of received datagrams, after RFC 6479.
+/// A sliding window over the counters of received datagrams.
 ///
-/// Every counter is taken once; those more than 1024 below the highest are not taken any more.
-#[derive(Clone)]
+/// Every counter is taken once; those 128 or more below the highest are not taken any more. That is short as such
+/// windows go: what a channel carries are messages that are repeated and a few that may get lost, and a server holds
+/// one for each of its clients.
+#[derive(Clone, Default)]
 pub struct ReplayWindow {
     /// Above the highest counter seen.
     next: u64,
-    /// A ring of words, a bit for each counter.
-    seen: [u64; WORDS],
-}
-
-impl Default for ReplayWindow {
-    fn default() -> Self {
-        ReplayWindow { next: 0, seen: [0; WORDS] }
-    }
+    /// Bit `n` of these 128, the lowest first: whether `next - 1 - n` was seen. (A `u128` would be aligned as one.)
+    seen: [u64; 2],
 }
 
 impl ReplayWindow {
     /// Whether the counter can be taken: not seen before and not too old. The very last counter never
     /// can.
     pub fn is_fresh(&self, counter: u64) -> bool {
-        let seen = self.seen[word(counter)] & bit(counter) != 0;
         match counter {
             u64::MAX => false,
             _ if counter >= self.next => true,
-            _ => self.next - counter <= WINDOW && !seen,
+            _ => {
+                let age = self.next - 1 - counter;
+                age < WINDOW && self.seen() & (1 << age) == 0
+            }
         }
     }
 
@@ -41,17 +35,20 @@ impl ReplayWindow {
     pub fn mark(&mut self, counter: u64) -> bool {
         debug_assert!(self.is_fresh(counter));
         let newest = counter >= self.next;
+        let mut seen = self.seen();
         if newest {
-            // Words that the window slides into hold counters of a round ago.
-            let (first, last) = (self.next.div_ceil(64), counter / 64);
-            let first = first.max(last.saturating_sub(WORDS as u64 - 1));
-            for entered in first..=last {
-                self.seen[word(entered * 64)] = 0;
-            }
+            let risen = u32::try_from(counter - self.next + 1).unwrap_or(u32::MAX);
+            seen = seen.checked_shl(risen).unwrap_or(0);
             self.next = counter + 1;
         }
-        self.seen[word(counter)] |= bit(counter);
+        seen |= 1 << (self.next - 1 - counter);
+        self.seen = [seen as u64, (seen >> 64) as u64];
         newest
+    }
+
+    fn seen(&self) -> u128 {
+        let [low, high] = self.seen.map(u128::from);
+        high << 64 | low
     }
 }
 
@@ -59,14 +56,6 @@ impl std::fmt::Debug for ReplayWindow {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "ReplayWindow(below {})", self.next)
     }
-}
-
-fn word(counter: u64) -> usize {
-    (counter / 64 % WORDS as u64) as usize
-}
-
-fn bit(counter: u64) -> u64 {
-    1 << (counter % 64)
 }
 
 #[cfg(test)]
@@ -82,11 +71,11 @@ mod tests {
         let mut window = ReplayWindow::default();
         assert!(window.mark(0));
         assert!(!window.is_fresh(0));
-        assert!(window.mark(1025));
+        assert!(window.mark(129));
         assert!(window.is_fresh(2) && !window.mark(2));
         assert!(!window.is_fresh(2));
-        assert!(!window.is_fresh(1), "1024 below the highest is too old");
-        assert!(window.mark(1026));
+        assert!(!window.is_fresh(1), "128 below the highest is too old");
+        assert!(window.mark(130));
         assert!(!window.is_fresh(2));
     }
 
@@ -101,8 +90,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_window_is_a_set_of_the_last_1024(
-            steps in prop::collection::vec((0u64..3, 0u64..1500), 1..300),
+        fn the_window_is_a_set_of_the_last_128(
+            steps in prop::collection::vec((0u64..3, 0u64..200), 1..300),
         ) {
             let (mut window, mut seen, mut top) = (ReplayWindow::default(), BTreeSet::new(), 0u64);
             for (kind, amount) in steps {

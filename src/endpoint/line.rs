@@ -135,7 +135,7 @@ impl Line {
         counter: u64,
         sealed: &[u8],
     ) -> Result<Vec<PeerMessage>, ChannelError> {
-        let received = self.channel.handle(now, counter, sealed)?;
+        let received = self.channel.handle(counter, sealed)?;
         self.heard = now;
         match from {
             Some(from) => self.hole.handle_authentic(now, from, received.newest),

@@ -18,8 +18,15 @@ use crate::{
     },
 };
 
-/// First interval between two HELLOs; each is twice the one before.
+/// First interval between two HELLOs. The first few keep to it, so that a server under fire, which loses every
+/// second datagram, is reached within half a second; then each is twice the one before.
 const FIRST_GAP: Duration = Duration::from_millis(100);
+
+/// Intervals before they grow.
+const EVENLY: u32 = 5;
+
+/// HELLOs of which is known when they left: those of the last seconds. An answer to an older one is none.
+const MAX_ASKED: usize = 16;
 
 /// Longest interval between two HELLOs.
 const LONGEST_GAP: Duration = Duration::from_secs(10);
@@ -28,8 +35,12 @@ const LONGEST_GAP: Duration = Duration::from_secs(10);
 /// connection broke.
 const FIRST_TCP_GAP: Duration = Duration::from_secs(2);
 
-/// How long INIT is repeated before a new cookie is asked for.
-const JOIN_PATIENCE: Duration = Duration::from_secs(5);
+/// For how many round trips INIT is repeated over UDP before a new cookie is asked for over TCP: and for
+/// [`TCP_AFTER`] at least.
+const JOIN_ROUND_TRIPS: u32 = 6;
+
+/// How long INIT is repeated over TCP, which loses nothing.
+const JOIN_TCP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where INIT was in vain over UDP (a path may lose long datagrams only), TCP gets this lead.
 const TCP_LEAD: Duration = Duration::from_secs(2);
@@ -40,10 +51,14 @@ const MAX_HELLO: usize = MAX_DATAGRAM - 34 - 96;
 /// An attempt.
 pub(super) struct Attempt {
     pub(super) began: Instant,
+    /// The index under which answers are expected: in INIT that of the HELLO which was answered.
     pub(super) local: u32,
     server: SocketAddr,
     udp: Ladder,
     tcp: Ladder,
+    /// Each HELLO has an index of its own, so that its answer shows the round trip however many were lost: index, and
+    /// when it left.
+    asked: VecDeque<(u32, Instant)>,
     joining: Option<Joining>,
 }
 
@@ -51,14 +66,23 @@ pub(super) struct Attempt {
 struct Ladder {
     next: Instant,
     gap: Duration,
+    /// So many are sent before the interval grows.
+    evenly: u32,
 }
 
 impl Ladder {
+    fn new(next: Instant, gap: Duration) -> Self {
+        Ladder { next, gap, evenly: 1 }
+    }
+
     fn due(&mut self, now: Instant) -> bool {
         let due = self.next <= now;
         if due {
             self.next = now + self.gap;
-            self.gap = (self.gap * 2).min(LONGEST_GAP);
+            self.evenly = self.evenly.saturating_sub(1);
+            if self.evenly == 0 {
+                self.gap = (self.gap * 2).min(LONGEST_GAP);
+            }
         }
         due
     }
@@ -72,6 +96,8 @@ struct Joining {
     until: Instant,
     begun: Instant,
     sent: u32,
+    /// From the HELLO that was answered to its cookie.
+    answered_in: Duration,
     /// Messages of the queue that travel in INIT.
     carried: usize,
     server_key: PublicKey,
@@ -85,7 +111,7 @@ pub(super) struct Joined {
     /// Messages of the queue that have arrived.
     pub(super) carried: usize,
     pub(super) server_key: PublicKey,
-    /// Round trip, where it is not in doubt because INIT was sent once.
+    /// Round trip: that of INIT, or where it is in doubt which one was answered, over UDP that of HELLO.
     pub(super) rtt: Option<Duration>,
 }
 
@@ -96,8 +122,9 @@ impl Attempt {
             began: now,
             local,
             server,
-            udp: Ladder { next: now, gap: FIRST_GAP },
-            tcp: Ladder { next: now + TCP_AFTER, gap: FIRST_TCP_GAP },
+            udp: Ladder { evenly: EVENLY, ..Ladder::new(now, FIRST_GAP) },
+            tcp: Ladder::new(now + TCP_AFTER, FIRST_TCP_GAP),
+            asked: VecDeque::new(),
             joining: None,
         }
     }
@@ -109,8 +136,8 @@ impl Attempt {
                 let over_udp = matches!(joining.path, Path::Udp(_));
                 self.joining = None;
                 let (udp, tcp) = if over_udp { (now + TCP_LEAD, now) } else { (now, now + TCP_LEAD) };
-                self.udp = Ladder { next: udp, gap: self.udp.gap };
-                self.tcp = Ladder { next: tcp, gap: self.tcp.gap };
+                self.udp = Ladder::new(udp, self.udp.gap);
+                self.tcp = Ladder::new(tcp, self.tcp.gap);
             }
             Some(joining) => {
                 if joining.ladder.due(now) {
@@ -121,13 +148,22 @@ impl Attempt {
             }
             None => {}
         }
-        let hello = || Packet::Hello { sender: self.local }.encode();
-        if self.udp.due(now) {
-            out.push_back((Path::Udp(self.server), hello()));
+        for (is_due, path) in
+            [(self.udp.due(now), Path::Udp(self.server)), (self.tcp.due(now), Path::Tcp(self.server))]
+        {
+            if is_due {
+                out.push_back((path, self.hello(now)));
+            }
         }
-        if self.tcp.due(now) {
-            out.push_back((Path::Tcp(self.server), hello()));
+    }
+
+    fn hello(&mut self, now: Instant) -> Vec<u8> {
+        let sender = self.asked.back().map_or(self.local, |(last, _)| last.wrapping_add(1).max(1));
+        self.asked.push_back((sender, now));
+        if self.asked.len() > MAX_ASKED {
+            self.asked.pop_front();
         }
+        Packet::Hello { sender }.encode()
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is wanted next.
@@ -142,21 +178,27 @@ impl Attempt {
     pub(super) fn slow_down(&mut self, now: Instant) {
         self.joining = None;
         for ladder in [&mut self.udp, &mut self.tcp] {
-            *ladder = Ladder { next: now + LONGEST_GAP, gap: LONGEST_GAP };
+            *ladder = Ladder::new(now + LONGEST_GAP, LONGEST_GAP);
         }
     }
 
     /// A cookie for that index is the one that is waited for.
     pub(super) fn wants_cookie(&self, index: u32) -> bool {
-        self.local == index && self.joining.is_none()
+        self.has_asked(index) && self.joining.is_none()
     }
 
-    /// The cookie came by `path`: from now on INIT goes there, with as much of `queue` as fits.
+    /// That index is in something that was sent not long ago.
+    pub(super) fn has_asked(&self, index: u32) -> bool {
+        self.local == index || self.asked.iter().any(|(asked, _)| *asked == index)
+    }
+
+    /// The cookie for the HELLO of that index came by `path`: from now on INIT goes there, with as much of `queue` as
+    /// fits.
     #[expect(clippy::too_many_arguments, reason = "they are what INIT is made of")]
     pub(super) fn join(
         &mut self,
         now: Instant,
-        path: Path,
+        (path, index): (Path, u32),
         seed: [u8; 32],
         key: &StaticKey,
         server_key: PublicKey,
@@ -178,17 +220,25 @@ impl Attempt {
         }
         let mut handshake = Initiator::new(seed, key, &server_key, Purpose::Server, &cookie, &Psk::none());
         let noise = handshake.write(&payload);
-        let init = Packet::Init { sender: self.local, cookie, noise: &noise }.encode();
-        // The round trip is not longer than this; a handshake takes the server a moment more.
-        let gap = (2 * (now - self.began)).clamp(FIRST_GAP, 10 * FIRST_GAP);
+        self.local = index;
+        let init = Packet::Init { sender: index, cookie, noise: &noise }.encode();
+        let asked = self.asked.iter().find(|(asked, _)| *asked == index).map_or(self.began, |(_, at)| *at);
+        let answered_in = now - asked;
+        // A handshake takes the server a moment more than a cookie.
+        let gap = (2 * answered_in).clamp(FIRST_GAP, 10 * FIRST_GAP);
+        let patience = match path {
+            Path::Udp(_) => TCP_AFTER.max(JOIN_ROUND_TRIPS * answered_in),
+            Path::Tcp(_) => JOIN_TCP_PATIENCE,
+        };
         self.joining = Some(Joining {
             path,
             handshake,
             init,
-            ladder: Ladder { next: now, gap },
-            until: now + JOIN_PATIENCE,
+            ladder: Ladder { evenly: EVENLY, ..Ladder::new(now, gap) },
+            until: now + patience,
             begun: now,
             sent: 0,
+            answered_in,
             carried: hello.body.kept.len(),
             server_key,
         });
@@ -200,7 +250,12 @@ impl Attempt {
         let (payload, secrets) = joining.handshake.try_read(noise).ok()?;
         let hello: ServerHello = wire::decode(&payload, MAX_DATAGRAM).ok()?;
         let (carried, server_key) = (joining.carried, joining.server_key);
-        let rtt = (joining.sent == 1).then(|| now - joining.begun);
+        let rtt = match joining.path {
+            _ if joining.sent == 1 => Some(now - joining.begun),
+            Path::Udp(_) => Some(joining.answered_in),
+            // A connection had to be opened for it.
+            Path::Tcp(_) => None,
+        };
         Some(Joined { keys: secrets.datagram(), remote: sender, hello, carried, server_key, rtt })
     }
 }

@@ -310,7 +310,7 @@ impl Client {
             return;
         }
         let seed = self.rng.random();
-        attempt.join(now, path, seed, &self.key, found, cookie, self.node, &self.queue);
+        attempt.join(now, (path, index), seed, &self.key, found, cookie, self.node, &self.queue);
         attempt.handle_timeout(now, &mut self.out);
     }
 
@@ -323,7 +323,7 @@ impl Client {
             channel.set_rtt(rtt);
             self.round_trip = Some(rtt);
         }
-        let messages = channel.handle_body(now, hello.body).unwrap_or_default();
+        let messages = channel.handle_body(hello.body).unwrap_or_default();
         let before = self.line.take();
         let renewed = before.is_some();
         let moved = before.as_ref().is_some_and(|b| b.observed != hello.observed || b.path != path);
@@ -364,7 +364,7 @@ impl Client {
 
     fn data(&mut self, now: Instant, index: u32, counter: u64, sealed: &[u8]) {
         let Some(line) = self.line.as_mut().filter(|line| line.local == index) else { return };
-        let Ok(received) = line.channel.handle(now, counter, sealed) else { return };
+        let Ok(received) = line.channel.handle(counter, sealed) else { return };
         line.unanswered = 0;
         line.unanswered_since = None;
         line.ping_at = line.pinged_at + KEEP_ALIVE;
@@ -410,7 +410,7 @@ impl Client {
                 }
             }
             Refusal::Version | Refusal::Busy | Refusal::Private => {
-                let Some(attempt) = self.attempt.as_mut().filter(|a| a.local == index) else { return };
+                let Some(attempt) = self.attempt.as_mut().filter(|a| a.has_asked(index)) else { return };
                 attempt.slow_down(now);
                 let event = match reason {
                     Refusal::Version => ClientEvent::Version { theirs: version },

@@ -1,7 +1,8 @@
 //! What clients ask of the server: names, waiting requests, relations. No datagram is seen here.
 //!
 //! A *node* is one run of a client, over however many address families it is associated. Names, requests
-//! and relations belong to nodes, so a fresh handshake or a second family changes nothing about them.
+//! and relations belong to nodes, so a fresh handshake or a second family changes nothing about them. Who a node is
+//! and where, [`Associations`] know: nothing of that is kept here.
 //!
 //! **Repeating is harmless.** A client that lost its association does not know which of its requests the
 //! server has; it repeats all of them under the same numbers, and the answer is the same.
@@ -9,12 +10,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
+    num::NonZeroU64,
     time::Instant,
 };
 
 use super::{
     Limits,
-    associations::Family,
+    associations::{Associations, Family},
     names::{Names, is_name},
     rates::Prefix,
     relations::{Relation, RelationId, Relations, Side},
@@ -29,13 +31,12 @@ use crate::{
 
 /// One run of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct NodeRef(pub(super) u64);
+pub(super) struct NodeRef(pub(super) NonZeroU64);
 
 /// Names, waiting requests and relations.
 pub(super) struct Directory {
     pub(super) names: Names,
     limits: Limits,
-    nodes: BTreeMap<NodeRef, Box<Node>>,
     waiting: BTreeMap<(NodeRef, u32), Wanted>,
     /// The same by name, for when it appears.
     awaited: BTreeSet<(String, NodeRef, u32)>,
@@ -43,16 +44,6 @@ pub(super) struct Directory {
     /// Answers that wait until it is on disk who owns the name.
     promised: BTreeMap<String, Vec<(To, FromServer)>>,
     said: VecDeque<(To, FromServer)>,
-}
-
-struct Node {
-    key: PublicKey,
-    /// Proved addresses, IPv4 and IPv6; with port 0 where datagrams come over TCP.
-    addresses: [Option<SocketAddr>; 2],
-    /// Almost always one.
-    holds: Vec<Box<str>>,
-    /// Requests that wait.
-    waits: usize,
 }
 
 struct Wanted {
@@ -63,20 +54,30 @@ struct Wanted {
 }
 
 /// When and from where a message came.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Arrival {
+#[derive(Clone, Copy)]
+pub(super) struct Arrival<'a> {
     pub(super) now: Instant,
     /// Seconds since 1970.
     pub(super) unix_secs: u64,
     pub(super) source: Prefix,
     /// Over which of its associations.
     pub(super) family: Family,
+    /// Of the client.
+    pub(super) key: PublicKey,
+    /// Where everybody is.
+    pub(super) associations: &'a Associations,
 }
 
-impl Arrival {
+impl Arrival<'_> {
     /// Where the answer goes.
     fn back_to(self, node: NodeRef) -> To {
         To { node, family: Some(self.family) }
+    }
+
+    /// The addresses of `other`, in the families that `node` has as well.
+    fn common_addresses(self, node: NodeRef, other: NodeRef) -> Vec<SocketAddr> {
+        let [mine, theirs] = [node, other].map(|node| self.associations.addresses(node));
+        mine.into_iter().zip(theirs).filter_map(|(mine, theirs)| mine.and(theirs)).collect()
     }
 }
 
@@ -89,20 +90,10 @@ pub(super) struct To {
     pub(super) family: Option<Family>,
 }
 
-impl Node {
-    fn hold(&mut self, name: &str) {
-        if !self.holds.iter().any(|held| **held == *name) {
-            self.holds.reserve_exact(1);
-            self.holds.push(name.into());
-        }
-    }
-}
-
 impl Directory {
     pub(super) fn new(names: Names, limits: Limits) -> Self {
         Directory {
             names,
-            nodes: BTreeMap::new(),
             waiting: BTreeMap::new(),
             awaited: BTreeSet::new(),
             relations: Relations::new(&limits),
@@ -112,50 +103,33 @@ impl Directory {
         }
     }
 
-    /// A client came.
-    pub(super) fn enter(&mut self, node: NodeRef, key: PublicKey) {
-        let fresh = || Box::new(Node { key, addresses: [None; 2], holds: Vec::new(), waits: 0 });
-        self.nodes.entry(node).or_insert_with(fresh);
-    }
-
-    /// A client's addresses are these now.
-    pub(super) fn set_addresses(&mut self, node: NodeRef, addresses: [Option<SocketAddr>; 2]) {
-        if let Some(node) = self.nodes.get_mut(&node) {
-            node.addresses = addresses;
-        }
-    }
-
     /// A client's last association is gone.
-    pub(super) fn leave(&mut self, unix_secs: u64, node: NodeRef) {
-        self.unregister(unix_secs, node);
+    pub(super) fn leave(&mut self, unix_secs: u64, key: PublicKey, node: NodeRef) {
+        self.unregister(unix_secs, key, node);
         for (id, relation) in self.relations.of(node) {
             self.relations.remove(id);
             let (to, relation) = relation.other(relation.client.node == node);
             self.say(to, FromServer::Gone { relation });
         }
-        let requests: Vec<u32> =
-            self.waiting.range((node, 0)..=(node, u32::MAX)).map(|((_, request), _)| *request).collect();
-        for request in requests {
+        for request in self.waits_for(node).collect::<Vec<_>>() {
             self.forget(node, request);
         }
-        self.nodes.remove(&node);
     }
 
     /// One message of a client. [`ToServer::Ping`] is none of the directory's business.
-    pub(super) fn handle(&mut self, at: Arrival, node: NodeRef, message: ToServer) {
+    pub(super) fn handle(&mut self, at: Arrival<'_>, node: NodeRef, message: ToServer) {
         match message {
             ToServer::Register { name } => self.register(at, node, name),
-            ToServer::Unregister => self.unregister(at.unix_secs, node),
+            ToServer::Unregister => self.unregister(at.unix_secs, at.key, node),
             ToServer::Release { name } => {
-                let Some(key) = self.nodes.get(&node).map(|n| n.key) else { return };
-                let outcome = self.names.give_up(&name, key);
+                let outcome = self.names.give_up(&name, at.key);
                 self.say_when_stored(&name.clone(), at.back_to(node), FromServer::Released { name, outcome });
             }
             ToServer::Find { request, name } => self.want(at, node, request, name, None),
             ToServer::Introduce { request, name, hello } => self.want(at, node, request, name, Some(hello)),
             ToServer::Cancel { request } => self.cancel(Side { node, number: request }),
             ToServer::Accept { relation, reply } => {
-                self.accept(at.family, Side { node, number: relation }, reply);
+                self.accept(at, Side { node, number: relation }, reply);
             }
             ToServer::Decline { relation, why } => self.decline(Side { node, number: relation }, why),
             ToServer::Relay { relation, datagram } => {
@@ -227,36 +201,30 @@ impl Directory {
     /// The newest run of a key holds the name. The one before is told [`NameRefusal::Taken`] and must
     /// leave it at that; one whose association was lost meanwhile may register again, is then the
     /// newest, and the other is told: each change of hands ends one run's claim, so it ends.
-    fn register(&mut self, at: Arrival, node: NodeRef, name: String) {
-        let Some(key) = self.nodes.get(&node).map(|n| n.key) else { return };
+    fn register(&mut self, at: Arrival<'_>, node: NodeRef, name: String) {
         let here = at.back_to(node);
-        let before = match self.names.claim(at.now, at.unix_secs, at.source, &name, key, node) {
+        let before = match self.names.claim(at.now, at.unix_secs, at.source, &name, at.key, node) {
             Ok(before) => before,
             Err(why) => return self.say(here, FromServer::NotRegistered { why }),
         };
-        if let Some(registered) = self.nodes.get_mut(&node) {
-            registered.hold(&name);
-        }
         self.break_promise(&name, node);
         self.say_when_stored(&name, here, FromServer::Registered);
         if let Some(before) = before.filter(|before| *before != node) {
-            if let Some(loser) = self.nodes.get_mut(&before) {
-                loser.holds.retain(|held| **held != *name);
-            }
             self.break_promise(&name, before);
             let loser = To { node: before, family: None };
             self.say(loser, FromServer::NotRegistered { why: NameRefusal::Taken });
             self.put_back(at.unix_secs, before, &name);
         }
-        self.answer_waiting(at, &name, node, key);
+        self.answer_waiting(at, &name, node);
     }
 
-    fn answer_waiting(&mut self, at: Arrival, name: &str, host: NodeRef, key: PublicKey) {
-        let awaited = (name.to_owned(), NodeRef(0), 0)..=(name.to_owned(), NodeRef(u64::MAX), u32::MAX);
+    fn answer_waiting(&mut self, at: Arrival<'_>, name: &str, host: NodeRef) {
+        let (least, most) = (NodeRef(NonZeroU64::MIN), NodeRef(NonZeroU64::MAX));
+        let awaited = (name.to_owned(), least, 0)..=(name.to_owned(), most, u32::MAX);
         let requests: Vec<(NodeRef, u32)> = self.awaited.range(awaited).map(|(_, n, r)| (*n, *r)).collect();
         for (client, request) in requests {
             let Some(wanted) = self.forget(client, request) else { continue };
-            self.answer(at.now, Side { node: client, number: request }, wanted, host, key);
+            self.answer(at.now, Side { node: client, number: request }, wanted, host, at.key);
         }
     }
 
@@ -277,12 +245,10 @@ impl Directory {
         }
     }
 
-    fn unregister(&mut self, unix_secs: u64, node: NodeRef) {
-        let Some(leaving) = self.nodes.get_mut(&node) else { return };
-        for name in std::mem::take(&mut leaving.holds) {
-            self.names.release(unix_secs, &name, node);
-            self.break_promise(&name, node);
-            self.put_back(unix_secs, node, &name);
+    fn unregister(&mut self, unix_secs: u64, key: PublicKey, node: NodeRef) {
+        for name in self.names.release(unix_secs, key, node) {
+            self.break_promise(name.as_ref(), node);
+            self.put_back(unix_secs, node, name.as_ref());
         }
     }
 
@@ -298,7 +264,7 @@ impl Directory {
         }
     }
 
-    fn want(&mut self, at: Arrival, node: NodeRef, request: u32, name: String, hello: Option<Blob>) {
+    fn want(&mut self, at: Arrival<'_>, node: NodeRef, request: u32, name: String, hello: Option<Blob>) {
         let here = at.back_to(node);
         let client = Side { node, number: request };
         let not_kept = |why| FromServer::NotKept { request, why };
@@ -312,39 +278,40 @@ impl Directory {
                 return self.say(here, not_kept(RequestRefusal::Malformed));
             }
             if hello.as_ref() == Some(&relation.hello) && relation.name == name {
-                return self.repeat(at.family, id);
+                return self.repeat(at, id);
             }
             // Another introduction under the same number.
             self.relations.remove(id);
             let (to, relation) = relation.other(true);
             self.say(to, FromServer::Gone { relation });
         }
-        let open = self.nodes.get(&node).map_or(usize::MAX, |n| n.waits + self.relations.asked_by(node));
+        let open = self.waits_for(node).count() + self.relations.asked_by(node);
         if open >= self.limits.requests_per_client || self.waiting.len() >= self.limits.requests {
             return self.say(here, not_kept(RequestRefusal::Full));
         }
         let wanted = Wanted { name, family: at.family, hello };
-        let holder = self.names.holder(&wanted.name);
-        match holder.and_then(|host| Some((host, self.nodes.get(&host)?.key))) {
+        match self.names.holder(&wanted.name) {
             Some((host, key)) => self.answer(at.now, client, wanted, host, key),
             None => self.keep(at.unix_secs, client, wanted),
         }
     }
 
+    /// Numbers of the requests of `node` that wait.
+    fn waits_for(&self, node: NodeRef) -> impl Iterator<Item = u32> {
+        self.waiting.range((node, 0)..=(node, u32::MAX)).map(|((_, request), _)| *request)
+    }
+
     /// The client asks for what it has asked for before: it may not have heard the answer.
-    fn repeat(&mut self, family: Family, id: RelationId) {
+    fn repeat(&mut self, at: Arrival<'_>, id: RelationId) {
         let Some(relation) = self.relations.get_mut(id) else { return };
-        relation.client_family = family;
+        relation.client_family = at.family;
         let relation = relation.clone();
-        self.introduced(&relation);
+        self.introduced(at, &relation);
     }
 
     fn keep(&mut self, unix_secs: u64, client: Side, wanted: Wanted) {
         let Side { node, number: request } = client;
         let last_seen = self.names.unseen_for(unix_secs, &wanted.name);
-        if let Some(node) = self.nodes.get_mut(&node) {
-            node.waits += 1;
-        }
         let to = To { node, family: Some(wanted.family) };
         self.awaited.insert((wanted.name.clone(), node, request));
         self.waiting.insert((node, request), wanted);
@@ -354,9 +321,6 @@ impl Directory {
     fn forget(&mut self, node: NodeRef, request: u32) -> Option<Wanted> {
         let wanted = self.waiting.remove(&(node, request))?;
         self.awaited.remove(&(wanted.name.clone(), node, request));
-        if let Some(node) = self.nodes.get_mut(&node) {
-            node.waits = node.waits.saturating_sub(1);
-        }
         Some(wanted)
     }
 
@@ -371,14 +335,14 @@ impl Directory {
 
     /// The host lets the client in. Of the relations that the two had before, the last one stays, because
     /// the host may use it until the client has proved itself in the new one; those before it are over.
-    fn accept(&mut self, family: Family, host: Side, reply: Blob) {
+    fn accept(&mut self, at: Arrival<'_>, host: Side, reply: Blob) {
         if reply.0.len() > MAX_BODY {
             // It could not be passed on.
             return self.decline(host, Decline::Handshake);
         }
-        let Some((id, relation)) = self.relations.accept(family, host, reply) else { return };
-        self.introduced(&relation);
-        let addresses = self.common_addresses(host.node, relation.client.node);
+        let Some((id, relation)) = self.relations.accept(at.family, host, reply) else { return };
+        self.introduced(at, &relation);
+        let addresses = at.common_addresses(host.node, relation.client.node);
         let (to, number) = relation.other(true);
         self.say(to, FromServer::Introduced { relation: number, addresses, reply: Blob::default() });
         let before = self.relations.accepted_before(id, relation.client.node, host.node);
@@ -391,17 +355,11 @@ impl Directory {
     }
 
     /// To the client, if the host has accepted.
-    fn introduced(&mut self, relation: &Relation) {
+    fn introduced(&mut self, at: Arrival<'_>, relation: &Relation) {
         let Some(reply) = relation.reply.clone() else { return };
-        let addresses = self.common_addresses(relation.client.node, relation.host.node);
+        let addresses = at.common_addresses(relation.client.node, relation.host.node);
         let (to, relation) = relation.other(false);
         self.say(to, FromServer::Introduced { relation, addresses, reply });
-    }
-
-    /// The addresses of `other`, in the families that `node` has as well.
-    fn common_addresses(&self, node: NodeRef, other: NodeRef) -> Vec<SocketAddr> {
-        let of = |node| self.nodes.get(&node).map_or([None; 2], |n| n.addresses);
-        of(node).into_iter().zip(of(other)).filter_map(|(mine, theirs)| mine.and(theirs)).collect()
     }
 
     fn decline(&mut self, host: Side, why: Decline) {

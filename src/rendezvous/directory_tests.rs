@@ -5,25 +5,36 @@ use crate::testing::start;
 
 impl Directory {
     /// Every table says the same.
-    fn check(&self) {
+    fn check(&self, here: &BTreeSet<NodeRef>) {
         assert_eq!(self.waiting.len(), self.awaited.len());
         for ((node, request), wanted) in &self.waiting {
             assert!(self.awaited.contains(&(wanted.name.clone(), *node, *request)));
             assert!(self.names.holder(&wanted.name).is_none(), "{} is there", wanted.name);
             assert!(self.relations.find(Side { node: *node, number: *request }).is_none());
         }
-        for (node, state) in &self.nodes {
-            let waits = self.waiting.keys().filter(|(n, _)| n == node).count();
-            assert_eq!(state.waits, waits);
-            assert!(waits + self.relations.asked_by(*node) <= self.limits.requests_per_client);
-            assert!(state.holds.iter().all(|name| self.names.holder(name) == Some(*node)));
+        for node in nodes() {
+            let waits = self.waiting.keys().filter(|(n, _)| *n == node).count();
+            assert!(waits + self.relations.asked_by(node) <= self.limits.requests_per_client);
+            let is_here = here.contains(&node);
+            assert!(is_here || waits == 0 && self.relations.of(node).is_empty());
+            for (_, Relation { client, host, reply, name, .. }) in self.relations.of(node) {
+                assert!(here.contains(&client.node) && here.contains(&host.node));
+                assert!(reply.is_some() || self.names.holder(&name) == Some((host.node, key(host.node))));
+            }
         }
-        for id in self.nodes.keys().flat_map(|node| self.relations.of(*node)) {
-            let (_, Relation { client, host, reply, name, .. }) = id;
-            assert!(self.nodes.contains_key(&client.node) && self.nodes.contains_key(&host.node));
-            assert!(reply.is_some() || self.names.holder(&name) == Some(host.node));
+        for name in ["a", "b", "c"] {
+            assert!(self.names.holder(name).is_none_or(|(node, k)| here.contains(&node) && k == key(node)));
         }
     }
+}
+
+fn nodes() -> impl Iterator<Item = NodeRef> {
+    (1..=6).map(|n| NodeRef(NonZeroU64::new(n).expect("not zero")))
+}
+
+/// Two nodes have the same key.
+fn key(node: NodeRef) -> PublicKey {
+    PublicKey([(node.0.get() - 1) as u8 / 2; 32])
 }
 
 /// Anything that a client may say, about few names and numbers, so that they meet.
@@ -57,17 +68,22 @@ fn whatever_clients_say_the_tables_agree_and_are_empty_when_all_have_left() {
         };
         let names = Names::new(start(), &limits, []);
         let mut directory = Directory::new(names, limits);
+        let associations = Associations::new(start(), [7; 32], 1);
+        let mut here = BTreeSet::new();
         let mut heard: BTreeMap<NodeRef, Vec<u32>> = BTreeMap::new();
         for step in 0..400 {
-            let node = NodeRef(rng.random_range(0..6));
-            let key = PublicKey([node.0 as u8 / 2; 32]);
+            let node = nodes().nth(rng.random_range(0..6)).expect("one of six");
+            let key = key(node);
             if rng.random_range(0..25) == 0 {
-                directory.leave(step, node);
+                directory.leave(step, key, node);
                 heard.remove(&node);
+                here.remove(&node);
             } else {
-                directory.enter(node, key);
+                here.insert(node);
                 let message = anything(&mut rng, heard.get(&node).map_or(&[], |numbers| numbers));
-                let at = Arrival { now: start(), unix_secs: step, source: Prefix::V4(1), family: Family::V4 };
+                let (now, source) = (start(), Prefix::V4([0, 0, 0, 1]));
+                let associations = &associations;
+                let at = Arrival { now, unix_secs: step, source, family: Family::V4, key, associations };
                 directory.handle(at, node, message);
             }
             while let Some((to, message)) = directory.poll_said() {
@@ -75,13 +91,13 @@ fn whatever_clients_say_the_tables_agree_and_are_empty_when_all_have_left() {
                     heard.entry(to.node).or_default().push(relation);
                 }
             }
-            directory.check();
+            directory.check(&here);
         }
-        for node in 0..6 {
-            directory.leave(1_000, NodeRef(node));
+        for node in nodes() {
+            directory.leave(1_000, key(node), node);
         }
         assert_eq!(directory.len(), (0, 0), "seed {seed}");
-        assert!(directory.nodes.is_empty() && directory.awaited.is_empty());
+        assert!(directory.awaited.is_empty());
         assert!(["a", "b", "c"].iter().all(|name| directory.names.holder(name).is_none()));
     }
 }

@@ -2,8 +2,8 @@
 
 use super::{
     Server, Source,
-    associations::{Family, Joining, NodeName},
-    directory::{Arrival, To},
+    associations::{Family, Joining},
+    directory::{Arrival, NodeRef, To},
     limits::{MAX_BACKLOG, MAX_QUEUED},
 };
 use crate::{
@@ -29,16 +29,17 @@ impl Server {
         unix_secs: u64,
         from: Source,
         (index, sender): (u32, u32),
+        node: NodeRef,
         responder: Responder,
         hello: ClientHello,
     ) {
         let now = self.now;
-        let name: NodeName = (responder.remote(), hello.node);
-        let replaced = self.associations.replaced_by(&name, from);
-        let node = self.associations.node(name);
-        self.directory.enter(node, name.0);
+        let key = responder.remote();
+        let replaced = self.associations.replaced_by(node, from);
         let ack = hello.body.kept.len() as u32;
-        let at = Arrival { now, unix_secs, source: from.addr.into(), family: from.into() };
+        let associations = &self.associations;
+        let (source, family) = (from.addr.into(), from.into());
+        let at = Arrival { now, unix_secs, source, family, key, associations };
         for message in hello.body.kept {
             self.directory.handle(at, node, message);
         }
@@ -71,11 +72,10 @@ impl Server {
             .with_received(ack)
             .with_sent(now, answer.body.kept);
         self.out.push_back((from, reply.clone()));
-        self.associations.insert(now, Joining { name, source: from, index, channel, reply });
+        self.associations.insert(now, Joining { key, node, source: from, index, channel, reply });
         let removed = replaced.and_then(|old| self.associations.remove(old));
         let unfinished = removed.into_iter().flat_map(|r| r.association.into_unacknowledged());
         let mine = unfinished.chain(later.into_iter().rev()).map(|message| (here, message));
-        self.directory.set_addresses(node, self.associations.addresses(node));
         for (to, message) in mine.chain(others).collect::<Vec<_>>() {
             self.post(unix_secs, to, message);
         }
@@ -94,8 +94,8 @@ impl Server {
     ) -> Option<()> {
         let now = self.now;
         let association = self.associations.get_mut(index)?;
-        let received = association.channel.handle(now, counter, sealed).ok()?;
-        let node = association.node;
+        let received = association.channel.handle(counter, sealed).ok()?;
+        let (node, key) = (association.node, association.key);
         self.associations.heard(now, index);
         // A TCP connection proves its address by itself.
         if received.newest && !from.udp {
@@ -112,7 +112,9 @@ impl Server {
                     told = true;
                 }
                 message => {
-                    let at = Arrival { now, unix_secs, source: from.addr.into(), family: from.into() };
+                    let associations = &self.associations;
+                    let (source, family) = (from.addr.into(), from.into());
+                    let at = Arrival { now, unix_secs, source, family, key, associations };
                     self.directory.handle(at, node, message);
                 }
             }
@@ -146,11 +148,10 @@ impl Server {
     /// Ends an association.
     pub(super) fn remove(&mut self, unix_secs: u64, index: u32) {
         let Some(removed) = self.associations.remove(index) else { return };
-        let node = removed.association.node;
+        let (node, key) = (removed.association.node, removed.association.key);
         if removed.node_left {
-            self.directory.leave(unix_secs, node);
+            self.directory.leave(unix_secs, key, node);
         } else {
-            self.directory.set_addresses(node, self.associations.addresses(node));
             for message in removed.association.into_unacknowledged() {
                 self.post(unix_secs, To { node, family: None }, message);
             }
@@ -165,10 +166,10 @@ impl Server {
         let Some(association) = self.associations.get_mut(index) else { return };
         if matches!(message, FromServer::Relay { .. }) {
             association.channel.send_once(self.now, message);
-        } else if association.backlog.len() < MAX_BACKLOG
+        } else if association.backlog() < MAX_BACKLOG
             && (!is_full || association.channel.unacknowledged() == 0)
         {
-            association.backlog.push_back(message);
+            association.push(message);
         } else {
             return self.remove(unix_secs, index);
         }
@@ -177,11 +178,8 @@ impl Server {
 
     /// From now on the association is at `source`.
     fn follow(&mut self, index: u32, source: Source) {
-        let Some(association) = self.associations.get_mut(index) else { return };
-        if association.source != source {
+        if let Some(association) = self.associations.get_mut(index) {
             association.source = source;
-            let node = association.node;
-            self.directory.set_addresses(node, self.associations.addresses(node));
         }
     }
 

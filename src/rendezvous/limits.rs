@@ -17,6 +17,10 @@ pub(super) const MAX_BACKLOG: usize = 1_024;
 /// whoever has not acknowledged one is not waited for.
 pub(super) const MAX_QUEUED: usize = 65_536;
 
+/// A handshake that comes to nothing counts as so many: an honest client's never does, and made-up ones cost their
+/// senders nothing but the server a Diffie-Hellman each.
+pub(super) const FAILED_HANDSHAKE: u32 = 8;
+
 /// How often names that are held are noted as seen, and names that were not for too long are given up.
 pub(super) const TEND_NAMES_EVERY: Duration = Duration::from_secs(24 * 3600);
 
@@ -25,7 +29,7 @@ pub(super) const TEND_NAMES_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// megabytes, full rates about half of one core.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Associations in all (a client has one for each address family; about 2 KiB each).
+    /// Associations in all (a client has one for each address family; about 300 bytes each).
     pub associations: usize,
     /// Associations from one source (an IPv4 address or an IPv6 /64): leaves room for an office or a
     /// carrier NAT, and keeps one machine from filling the table.
@@ -49,7 +53,7 @@ pub struct Limits {
     pub relations_per_host: usize,
     /// HELLOs answered for one source, a second; four times as many at once.
     pub hellos_per_source: u32,
-    /// HELLOs answered in all, a second (an HMAC each).
+    /// HELLOs over UDP answered in all, a second (an HMAC each).
     pub hellos: u32,
     /// Handshakes for one source, a second; four times as many at once.
     pub inits_per_source: u32,

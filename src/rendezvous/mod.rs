@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `server` | datagrams in and out: cookies, handshakes, rates |
 //! | `exchange` | the server behind the seal: messages, addresses that change |
-//! | `associations` | who is there, over which address families |
+//! | `associations`, `silence` | who is there, over which address families; who is not heard any more |
 //! | `directory` | names, waiting requests, introductions |
 //! | `relations` | a client and a host, each with a number for the other |
 //! | `names`, `alike` | which name belongs to which key; which names are taken for one another |
@@ -35,6 +35,7 @@ mod probes;
 mod rates;
 mod relations;
 mod server;
+mod silence;
 mod spent;
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    alike::Alike,
+    alike::{Name, alike},
     directory::NodeRef,
     limits::Limits,
     rates::{Prefix, Rate, Rates},
@@ -55,10 +55,10 @@ pub fn is_name(text: &str) -> bool {
 
 /// All names.
 pub(super) struct Names {
-    owners: BTreeMap<String, Owner>,
-    alike: Alike,
-    owned: BTreeMap<PublicKey, usize>,
-    changed: BTreeSet<String>,
+    owners: BTreeMap<Name, Owner>,
+    /// The same names by their owners.
+    by_key: BTreeSet<(KeyStart, Name)>,
+    changed: BTreeSet<Name>,
     unstored: Unstored,
     new_names: Rates,
     most: usize,
@@ -66,6 +66,9 @@ pub(super) struct Names {
     /// Seconds.
     ttl: u64,
 }
+
+/// The first bytes of a key: enough to find the names that may be its own, which tell whose they are.
+type KeyStart = [u8; 8];
 
 struct Owner {
     key: PublicKey,
@@ -104,8 +107,7 @@ impl Names {
         let rate = Rate { units: new_names, period: hour, burst: new_names };
         let mut names = Names {
             owners: BTreeMap::new(),
-            alike: Alike::default(),
-            owned: BTreeMap::new(),
+            by_key: BTreeSet::new(),
             changed: BTreeSet::new(),
             unstored: Unstored::default(),
             new_names: Rates::new(now, rate, limits.sources),
@@ -114,10 +116,7 @@ impl Names {
             ttl: limits.name_ttl.as_secs(),
         };
         for (name, key, last_seen) in stored.into_iter().filter(|(name, ..)| is_name(name)) {
-            names.alike.insert(&name);
-            if names.owners.insert(name, Owner { key, last_seen, holder: None }).is_none() {
-                *names.owned.entry(key).or_default() += 1;
-            }
+            names.own(name.as_str().into(), Owner { key, last_seen, holder: None });
         }
         names
     }
@@ -135,67 +134,76 @@ impl Names {
         if !is_name(name) {
             return Err(NameRefusal::Malformed);
         }
-        if self.owners.get(name).is_some_and(|owner| owner.key != key && owner.is_over(unix_secs, self.ttl)) {
-            self.forget(name);
+        let name = Name::from(name);
+        if self.owners.get(&name).is_some_and(|owner| owner.key != key && owner.is_over(unix_secs, self.ttl))
+        {
+            self.forget(&name);
         }
-        if let Some(owner) = self.owners.get_mut(name) {
+        if let Some(owner) = self.owners.get_mut(&name) {
             if owner.key != key {
                 return Err(NameRefusal::Owned);
             }
             owner.last_seen = unix_secs;
             let before = owner.holder.replace(node);
             if before.is_none() {
-                self.changed.insert(name.into());
+                self.changed.insert(name);
             }
             return Ok(before);
         }
-        if self.is_like_anothers(unix_secs, name, key) {
+        if self.is_like_anothers(unix_secs, &name, key) {
             return Err(NameRefusal::Alike);
         }
-        let owned = self.owned.get(&key).copied().unwrap_or(0);
-        if owned >= self.most_per_key || !self.new_names.take(now, source) {
+        if self.of_key(key).count() >= self.most_per_key || !self.new_names.take(now, source) {
             return Err(NameRefusal::Full);
         }
         if self.owners.len() >= self.most && !self.forget_what_is_over(unix_secs) {
             return Err(NameRefusal::Full);
         }
-        self.owners.insert(name.into(), Owner { key, last_seen: unix_secs, holder: Some(node) });
-        self.owned.insert(key, owned + 1);
-        self.alike.insert(name);
+        self.own(name.clone(), Owner { key, last_seen: unix_secs, holder: Some(node) });
         self.changes_hands(name);
         Ok(None)
     }
 
     /// The key gives the name up for good.
     pub(super) fn give_up(&mut self, name: &str, key: PublicKey) -> Release {
-        match self.owners.get(name) {
+        let name = Name::from(name);
+        match self.owners.get(&name) {
             None => Release::Unknown,
             Some(owner) if owner.key != key => Release::Owned,
             Some(Owner { holder: Some(_), .. }) => Release::Held,
             Some(Owner { holder: None, .. }) => {
-                self.forget(name);
+                self.forget(&name);
                 Release::Done
             }
         }
     }
 
-    /// `node` does not hold the name any more.
-    pub(super) fn release(&mut self, unix_secs: u64, name: &str, node: NodeRef) {
-        if let Some(owner) = self.owners.get_mut(name).filter(|owner| owner.holder == Some(node)) {
-            owner.holder = None;
-            owner.last_seen = unix_secs;
-            self.changed.insert(name.into());
+    /// `node`, which has that key, holds no name any more. Returns those that it held.
+    pub(super) fn release(&mut self, unix_secs: u64, key: PublicKey, node: NodeRef) -> Vec<Name> {
+        let held: Vec<Name> = self
+            .of_key(key)
+            .filter(|(_, owner)| owner.holder == Some(node))
+            .map(|(n, _)| n.clone())
+            .collect();
+        for name in &held {
+            if let Some(owner) = self.owners.get_mut(name) {
+                owner.holder = None;
+                owner.last_seen = unix_secs;
+                self.changed.insert(name.clone());
+            }
         }
+        held
     }
 
-    /// Who holds the name now.
-    pub(super) fn holder(&self, name: &str) -> Option<NodeRef> {
-        self.owners.get(name)?.holder
+    /// Who holds the name now, and the key of both.
+    pub(super) fn holder(&self, name: &str) -> Option<(NodeRef, PublicKey)> {
+        let owner = self.owners.get(&name.into())?;
+        Some((owner.holder?, owner.key))
     }
 
     /// Seconds since the name was last held; `None` if it belongs to nobody.
     pub(super) fn unseen_for(&self, unix_secs: u64, name: &str) -> Option<u64> {
-        let owner = self.owners.get(name).filter(|owner| !owner.is_over(unix_secs, self.ttl))?;
+        let owner = self.owners.get(&name.into()).filter(|owner| !owner.is_over(unix_secs, self.ttl))?;
         Some(unix_secs.saturating_sub(owner.last_seen))
     }
 
@@ -216,14 +224,15 @@ impl Names {
 
     /// What changed since it was last asked for.
     pub(super) fn poll_store(&mut self) -> Option<Store> {
-        let name = self.changed.pop_first()?;
+        let owned = self.changed.pop_first()?;
+        let name = owned.as_ref().to_owned();
         let unstored = &mut self.unstored;
         unstored.given += 1;
         if let Some(number) = unstored.names.get_mut(&name) {
             *number = Some(unstored.given);
             unstored.order.push_back((unstored.given, name.clone()));
         }
-        Some(match self.owners.get(&name) {
+        Some(match self.owners.get(&owned) {
             Some(owner) => Store::Put { name, key: owner.key, last_seen: owner.last_seen },
             None => Store::Forget { name },
         })
@@ -265,38 +274,54 @@ impl Names {
     /// [`Limits::new_names_per_source`] keeps rare.
     fn forget_what_is_over(&mut self, unix_secs: u64) -> bool {
         let over = self.owners.iter().filter(|(_, owner)| owner.is_over(unix_secs, self.ttl));
-        let over: Vec<String> = over.map(|(name, _)| name.clone()).collect();
+        let over: Vec<Name> = over.map(|(name, _)| name.clone()).collect();
         over.iter().for_each(|name| self.forget(name));
         !over.is_empty()
     }
 
-    fn forget(&mut self, name: &str) {
-        let Some(Owner { key, .. }) = self.owners.remove(name) else { return };
-        if let Some(count) = self.owned.get_mut(&key) {
-            *count -= 1;
-            if *count == 0 {
-                self.owned.remove(&key);
-            }
-        }
-        self.alike.remove(name);
-        self.changes_hands(name);
+    /// The names of a key.
+    fn of_key(&self, key: PublicKey) -> impl Iterator<Item = (&Name, &Owner)> {
+        let start = start_of(key);
+        let names = self.by_key.range((start, "".into())..).take_while(move |(other, _)| *other == start);
+        names
+            .filter_map(|(_, name)| self.owners.get_key_value(name))
+            .filter(move |(_, owner)| owner.key == key)
     }
 
-    fn changes_hands(&mut self, name: &str) {
-        self.changed.insert(name.into());
-        self.unstored.names.insert(name.into(), None);
+    fn own(&mut self, name: Name, owner: Owner) {
+        self.by_key.insert((start_of(owner.key), name.clone()));
+        self.owners.insert(name, owner);
+    }
+
+    fn forget(&mut self, name: &Name) {
+        let Some(Owner { key, .. }) = self.owners.remove(name) else { return };
+        self.by_key.remove(&(start_of(key), name.clone()));
+        self.changes_hands(name.clone());
+    }
+
+    fn changes_hands(&mut self, name: Name) {
+        self.unstored.names.insert(name.as_ref().to_owned(), None);
+        self.changed.insert(name);
     }
 
     /// Another key owns a name that people take for this one.
-    fn is_like_anothers(&mut self, unix_secs: u64, name: &str, key: PublicKey) -> bool {
-        let mut alike = self.alike.to(name);
-        alike.retain(|other| self.owners.get(other).is_some_and(|owner| owner.key != key));
-        let (over, others): (Vec<_>, Vec<_>) = alike.into_iter().partition(|other| {
-            self.owners.get(other).is_some_and(|owner| owner.is_over(unix_secs, self.ttl))
-        });
+    fn is_like_anothers(&mut self, unix_secs: u64, name: &Name, key: PublicKey) -> bool {
+        let (mut over, mut others) = (Vec::new(), false);
+        for (other, owner) in alike(&self.owners, name).filter(|(_, owner)| owner.key != key) {
+            if owner.is_over(unix_secs, self.ttl) {
+                over.push(other.clone());
+            } else {
+                others = true;
+            }
+        }
         over.iter().for_each(|name| self.forget(name));
-        !others.is_empty()
+        others
     }
+}
+
+fn start_of(key: PublicKey) -> KeyStart {
+    let [a, b, c, d, e, f, g, h, ..] = key.0;
+    [a, b, c, d, e, f, g, h]
 }
 
 #[cfg(test)]

@@ -3,8 +3,12 @@ use crate::testing::start;
 
 const ALICE: PublicKey = PublicKey([1; 32]);
 const BOB: PublicKey = PublicKey([2; 32]);
-const HERE: Prefix = Prefix::V4(1);
+const HERE: Prefix = Prefix::V4([0, 0, 0, 1]);
 const YEAR: u64 = 365 * 24 * 3600;
+
+fn node(n: u64) -> NodeRef {
+    NodeRef(n.try_into().expect("not zero"))
+}
 
 fn names(limits: Limits) -> Names {
     Names::new(start(), &limits, [])
@@ -23,94 +27,94 @@ fn names_are_labels_in_lower_case() {
 #[test]
 fn a_name_belongs_to_the_first_key_even_after_it_left() {
     let mut names = names(Limits::default());
-    assert_eq!(names.claim(start(), 10, HERE, "box", ALICE, NodeRef(1)), Ok(None));
-    names.release(20, "box", NodeRef(1));
-    assert_eq!(names.claim(start(), 30, HERE, "box", BOB, NodeRef(2)), Err(NameRefusal::Owned));
+    assert_eq!(names.claim(start(), 10, HERE, "box", ALICE, node(1)), Ok(None));
+    names.release(20, ALICE, node(1));
+    assert_eq!(names.claim(start(), 30, HERE, "box", BOB, node(2)), Err(NameRefusal::Owned));
     assert_eq!(names.holder("box"), None);
     assert_eq!(names.unseen_for(30, "box"), Some(10));
-    assert_eq!(names.claim(start(), 40, HERE, "box", ALICE, NodeRef(3)), Ok(None));
+    assert_eq!(names.claim(start(), 40, HERE, "box", ALICE, node(3)), Ok(None));
 }
 
 #[test]
 fn a_release_by_a_former_holder_changes_nothing() {
     let mut names = names(Limits::default());
-    let _ = names.claim(start(), 10, HERE, "box", ALICE, NodeRef(1));
-    assert_eq!(names.claim(start(), 11, HERE, "box", ALICE, NodeRef(2)), Ok(Some(NodeRef(1))));
-    names.release(12, "box", NodeRef(1));
-    assert_eq!(names.holder("box"), Some(NodeRef(2)));
+    let _ = names.claim(start(), 10, HERE, "box", ALICE, node(1));
+    assert_eq!(names.claim(start(), 11, HERE, "box", ALICE, node(2)), Ok(Some(node(1))));
+    names.release(12, ALICE, node(1));
+    assert_eq!(names.holder("box"), Some((node(2), ALICE)));
 }
 
 #[test]
 fn what_was_stored_is_known_again() {
     let mut before = names(Limits::default());
-    let _ = before.claim(start(), 10, HERE, "box", ALICE, NodeRef(1));
+    let _ = before.claim(start(), 10, HERE, "box", ALICE, node(1));
     let Some(Store::Put { name, key, last_seen }) = before.poll_store() else { panic!("nothing to store") };
     assert_eq!(before.poll_store(), None);
     let mut after = Names::new(start(), &Limits::default(), [(name, key, last_seen)]);
     assert_eq!(after.unseen_for(15, "box"), Some(5));
-    assert_eq!(after.claim(start(), 20, HERE, "box", BOB, NodeRef(1)), Err(NameRefusal::Owned));
+    assert_eq!(after.claim(start(), 20, HERE, "box", BOB, node(1)), Err(NameRefusal::Owned));
 }
 
 #[test]
 fn keys_sources_and_the_whole_have_their_limits() {
     let mut few = names(Limits { names_per_key: 2, ..Limits::default() });
     for (name, expected) in [("a", Ok(None)), ("b", Ok(None)), ("c", Err(NameRefusal::Full))] {
-        assert_eq!(few.claim(start(), 0, HERE, name, ALICE, NodeRef(1)), expected, "{name}");
+        assert_eq!(few.claim(start(), 0, HERE, name, ALICE, node(1)), expected, "{name}");
     }
     let mut slow = names(Limits { new_names_per_source: 1, ..Limits::default() });
-    assert_eq!(slow.claim(start(), 0, HERE, "a", ALICE, NodeRef(1)), Ok(None));
-    assert_eq!(slow.claim(start(), 0, HERE, "b", BOB, NodeRef(2)), Err(NameRefusal::Full));
-    assert_eq!(slow.claim(start(), 0, Prefix::V4(9), "b", BOB, NodeRef(2)), Ok(None));
+    assert_eq!(slow.claim(start(), 0, HERE, "a", ALICE, node(1)), Ok(None));
+    assert_eq!(slow.claim(start(), 0, HERE, "b", BOB, node(2)), Err(NameRefusal::Full));
+    assert_eq!(slow.claim(start(), 0, Prefix::V4([0, 0, 0, 9]), "b", BOB, node(2)), Ok(None));
 }
 
 #[test]
 fn a_name_that_nobody_held_for_its_time_belongs_to_nobody() {
     let ttl = Limits::default().name_ttl.as_secs();
     let mut names = names(Limits::default());
-    let _ = names.claim(start(), 10, HERE, "box", ALICE, NodeRef(1));
-    assert_eq!(names.claim(start(), 10 + YEAR, HERE, "box", BOB, NodeRef(2)), Err(NameRefusal::Owned));
+    let _ = names.claim(start(), 10, HERE, "box", ALICE, node(1));
+    assert_eq!(names.claim(start(), 10 + YEAR, HERE, "box", BOB, node(2)), Err(NameRefusal::Owned));
     names.tend(YEAR);
-    names.release(YEAR, "box", NodeRef(1));
-    let just_before = names.claim(start(), YEAR + ttl - 1, HERE, "box", BOB, NodeRef(2));
+    names.release(YEAR, ALICE, node(1));
+    let just_before = names.claim(start(), YEAR + ttl - 1, HERE, "box", BOB, node(2));
     assert_eq!(just_before, Err(NameRefusal::Owned));
     assert_eq!(names.unseen_for(YEAR + ttl, "box"), None);
-    assert_eq!(names.claim(start(), YEAR + ttl, HERE, "box", BOB, NodeRef(2)), Ok(None));
-    assert_eq!(names.owned, BTreeMap::from([(BOB, 1)]));
+    assert_eq!(names.claim(start(), YEAR + ttl, HERE, "box", BOB, node(2)), Ok(None));
+    assert_eq!(names.by_key, BTreeSet::from([(start_of(BOB), "box".into())]));
 }
 
 #[test]
 fn a_name_that_is_held_outlives_a_crash_however_long_it_was_held() {
     let mut before = names(Limits::default());
-    let _ = before.claim(start(), 10, HERE, "box", ALICE, NodeRef(1));
+    let _ = before.claim(start(), 10, HERE, "box", ALICE, node(1));
     before.tend(YEAR);
     let stored = std::iter::from_fn(|| before.poll_store()).last();
     let Some(Store::Put { name, key, last_seen }) = stored else { panic!("{stored:?}") };
     let mut after = Names::new(start(), &Limits::default(), [(name, key, last_seen)]);
     after.tend(YEAR + 60);
-    assert_eq!(after.claim(start(), YEAR + 60, HERE, "box", BOB, NodeRef(1)), Err(NameRefusal::Owned));
+    assert_eq!(after.claim(start(), YEAR + 60, HERE, "box", BOB, node(1)), Err(NameRefusal::Owned));
 }
 
 #[test]
 fn only_its_key_gives_a_name_up_and_not_while_it_is_held() {
     let mut names = names(Limits::default());
     assert_eq!(names.give_up("box", ALICE), Release::Unknown);
-    let _ = names.claim(start(), 10, HERE, "box", ALICE, NodeRef(1));
+    let _ = names.claim(start(), 10, HERE, "box", ALICE, node(1));
     assert_eq!(names.give_up("box", ALICE), Release::Held);
-    names.release(20, "box", NodeRef(1));
+    names.release(20, ALICE, node(1));
     assert_eq!(names.give_up("box", BOB), Release::Owned);
     assert_eq!(names.give_up("box", ALICE), Release::Done);
     assert_eq!(names.poll_store(), Some(Store::Forget { name: "box".into() }));
-    assert_eq!(names.claim(start(), 30, HERE, "box", BOB, NodeRef(2)), Ok(None));
+    assert_eq!(names.claim(start(), 30, HERE, "box", BOB, node(2)), Ok(None));
 }
 
 #[test]
 fn a_full_table_forgets_only_what_was_out_of_sight_for_long() {
     let mut names = names(Limits { names: 1, ..Limits::default() });
-    assert_eq!(names.claim(start(), 0, HERE, "old", ALICE, NodeRef(1)), Ok(None));
-    assert_eq!(names.claim(start(), YEAR, HERE, "new", BOB, NodeRef(2)), Err(NameRefusal::Full), "held");
-    names.release(10, "old", NodeRef(1));
-    assert_eq!(names.claim(start(), 20, HERE, "new", BOB, NodeRef(2)), Err(NameRefusal::Full), "fresh");
-    assert_eq!(names.claim(start(), YEAR, HERE, "new", BOB, NodeRef(2)), Ok(None));
+    assert_eq!(names.claim(start(), 0, HERE, "old", ALICE, node(1)), Ok(None));
+    assert_eq!(names.claim(start(), YEAR, HERE, "new", BOB, node(2)), Err(NameRefusal::Full), "held");
+    names.release(10, ALICE, node(1));
+    assert_eq!(names.claim(start(), 20, HERE, "new", BOB, node(2)), Err(NameRefusal::Full), "fresh");
+    assert_eq!(names.claim(start(), YEAR, HERE, "new", BOB, node(2)), Ok(None));
     let stores: Vec<_> = std::iter::from_fn(|| names.poll_store()).collect();
     assert!(stores.contains(&Store::Forget { name: "old".into() }), "{stores:?}");
 }
@@ -118,27 +122,27 @@ fn a_full_table_forgets_only_what_was_out_of_sight_for_long() {
 #[test]
 fn a_new_name_that_is_taken_for_anothers_is_refused_and_ones_own_are_not() {
     let mut names = names(Limits::default());
-    assert_eq!(names.claim(start(), 0, HERE, "modern-b0b", ALICE, NodeRef(1)), Ok(None));
+    assert_eq!(names.claim(start(), 0, HERE, "modern-b0b", ALICE, node(1)), Ok(None));
     for alike in ["modem-bob", "modern-bob", "modem-b0b"] {
-        let refused = names.claim(start(), 0, HERE, alike, BOB, NodeRef(2));
+        let refused = names.claim(start(), 0, HERE, alike, BOB, node(2));
         assert_eq!(refused, Err(NameRefusal::Alike), "{alike}");
-        assert_eq!(names.claim(start(), 0, HERE, alike, ALICE, NodeRef(1)), Ok(None), "{alike}");
-        names.release(0, alike, NodeRef(1));
+        assert_eq!(names.claim(start(), 0, HERE, alike, ALICE, node(1)), Ok(None), "{alike}");
+        names.release(0, ALICE, node(1));
         assert_eq!(names.give_up(alike, ALICE), Release::Done);
     }
-    names.release(0, "modern-b0b", NodeRef(1));
-    assert_eq!(names.claim(start(), YEAR, HERE, "modem-bob", BOB, NodeRef(2)), Ok(None), "its time is over");
+    names.release(0, ALICE, node(1));
+    assert_eq!(names.claim(start(), YEAR, HERE, "modem-bob", BOB, node(2)), Ok(None), "its time is over");
     assert_eq!(names.len(), 1);
 }
 
 #[test]
 fn a_name_is_stored_when_its_last_change_of_hands_is() {
     let mut names = names(Limits::default());
-    assert_eq!(names.claim(start(), 0, HERE, "box", ALICE, NodeRef(1)), Ok(None));
+    assert_eq!(names.claim(start(), 0, HERE, "box", ALICE, node(1)), Ok(None));
     assert!(!names.is_stored("box"));
     assert!(names.stored(u64::MAX).is_empty(), "nothing was given out");
     assert!(names.poll_store().is_some());
-    names.release(1, "box", NodeRef(1));
+    names.release(1, ALICE, node(1));
     assert_eq!(names.give_up("box", ALICE), Release::Done);
     assert!(names.stored(1).is_empty(), "it changed hands again");
     assert_eq!(names.unstored(1), ["box"; 0]);
@@ -146,9 +150,9 @@ fn a_name_is_stored_when_its_last_change_of_hands_is() {
     assert_eq!(names.unstored(2), ["box"]);
     assert_eq!(names.stored(2), ["box"]);
     assert!(names.is_stored("box"));
-    assert_eq!(names.claim(start(), 2, HERE, "box", ALICE, NodeRef(1)), Ok(None));
+    assert_eq!(names.claim(start(), 2, HERE, "box", ALICE, node(1)), Ok(None));
     assert!(names.poll_store().is_some() && names.stored(3) == ["box"]);
-    names.release(3, "box", NodeRef(1));
+    names.release(3, ALICE, node(1));
     assert!(names.is_stored("box"), "that it was seen is written behind");
 }
 
@@ -157,7 +161,7 @@ fn a_smaller_limit_gives_no_name_away() {
     let stored = [("a".to_owned(), ALICE, 0), ("b".to_owned(), ALICE, 0)];
     let mut names = Names::new(start(), &Limits { names: 1, ..Limits::default() }, stored);
     for name in ["a", "b"] {
-        assert_eq!(names.claim(start(), 1, HERE, name, BOB, NodeRef(1)), Err(NameRefusal::Owned));
-        assert_eq!(names.claim(start(), 1, HERE, name, ALICE, NodeRef(1)), Ok(None));
+        assert_eq!(names.claim(start(), 1, HERE, name, BOB, node(1)), Err(NameRefusal::Owned));
+        assert_eq!(names.claim(start(), 1, HERE, name, ALICE, node(1)), Ok(None));
     }
 }

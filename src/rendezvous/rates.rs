@@ -13,21 +13,25 @@ const NETWORK: u32 = 4;
 /// Who counts as one source: an IPv4 address, or the /64 that one IPv6 subscriber has. And their networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Prefix {
+    // Bytes, because tables are full of these: integers would take twice the room.
     /// The address.
-    V4(u32),
+    V4([u8; 4]),
     /// The upper half of the address.
-    V6(u64),
+    V6([u8; 8]),
     /// The /24 of an address.
-    Network4(u32),
+    Network4([u8; 3]),
     /// The /48, which one site has.
-    Network6(u64),
+    Network6([u8; 6]),
 }
 
 impl From<IpAddr> for Prefix {
     fn from(ip: IpAddr) -> Self {
         match ip.to_canonical() {
-            IpAddr::V4(ip) => Prefix::V4(ip.to_bits()),
-            IpAddr::V6(ip) => Prefix::V6((ip.to_bits() >> 64) as u64),
+            IpAddr::V4(ip) => Prefix::V4(ip.octets()),
+            IpAddr::V6(ip) => {
+                let [a, b, c, d, e, f, g, h, ..] = ip.octets();
+                Prefix::V6([a, b, c, d, e, f, g, h])
+            }
         }
     }
 }
@@ -42,8 +46,8 @@ impl Prefix {
     /// The network of a source.
     fn network(self) -> Prefix {
         match self {
-            Prefix::V4(bits) => Prefix::Network4(bits >> 8),
-            Prefix::V6(bits) => Prefix::Network6(bits >> 16),
+            Prefix::V4([a, b, c, _]) => Prefix::Network4([a, b, c]),
+            Prefix::V6([a, b, c, d, e, f, ..]) => Prefix::Network6([a, b, c, d, e, f]),
             network => network,
         }
     }
@@ -130,6 +134,16 @@ impl Rates {
         self.bucket(now, source).take(now, one, 1) && self.bucket(now, source.network()).take(now, wide, 1)
     }
 
+    /// Takes that many units more from a source and its network, or what is left.
+    pub(super) fn fine(&mut self, now: Instant, source: Prefix, units: u32) {
+        let (period, burst) = (self.rate.cost(1), self.rate.cost(self.rate.burst));
+        for (prefix, share) in [(source, 1), (source.network(), NETWORK)] {
+            let bucket = self.bucket(now, prefix);
+            let full_at = bucket.full_at.max(now) + period * units / share;
+            bucket.full_at = full_at.min(now + burst);
+        }
+    }
+
     fn bucket(&mut self, now: Instant, prefix: Prefix) -> &mut Bucket {
         let previous = &self.previous;
         let known = || previous.get(&prefix).copied().unwrap_or(Bucket::new(now));
@@ -146,7 +160,7 @@ impl Rates {
 #[derive(Debug)]
 pub(crate) struct Shares {
     most: usize,
-    counts: BTreeMap<Prefix, usize>,
+    counts: BTreeMap<Prefix, u32>,
 }
 
 impl Shares {
@@ -157,7 +171,7 @@ impl Shares {
 
     /// There is room for one more.
     pub(crate) fn has_room(&self, source: Prefix) -> bool {
-        let count = |prefix| self.counts.get(&prefix).copied().unwrap_or(0);
+        let count = |prefix| self.counts.get(&prefix).map_or(0, |count| *count as usize);
         count(source) < self.most && count(source.network()) < self.most.saturating_mul(NETWORK as usize)
     }
 
@@ -194,7 +208,7 @@ mod tests {
 
     /// Each in a network of its own.
     fn source(n: u32) -> Prefix {
-        Prefix::V4(n << 8)
+        Prefix::V4((n << 8).to_be_bytes())
     }
 
     #[test]

@@ -17,10 +17,10 @@ use rand::RngExt;
 
 use super::{
     Limits, Source, Store,
-    associations::{Associations, NodeName},
+    associations::{Associations, Due},
     cookie::Cookies,
     directory::Directory,
-    limits::{ASSOCIATION_TIMEOUT, TEND_NAMES_EVERY},
+    limits::{FAILED_HANDSHAKE, TEND_NAMES_EVERY},
     names::Names,
     rates::{Bucket, Rate, Rates},
     spent::{Spent, fingerprint},
@@ -102,7 +102,7 @@ impl Server {
             spent: Spent::default(),
             allowed: None,
             tend_names_at: now + TEND_NAMES_EVERY,
-            associations: Associations::new(limits.associations_per_source),
+            associations: Associations::new(now, rng.random(), limits.associations_per_source),
             directory: Directory::new(Names::new(now, &limits, owners), limits.clone()),
             out: VecDeque::new(),
             received: 0,
@@ -171,12 +171,13 @@ impl Server {
     /// The alarm of [`poll_timeout`](Self::poll_timeout) rang (or anything earlier or later).
     pub fn handle_timeout(&mut self, now: Instant, unix_secs: u64) {
         self.now = now;
-        while let Some(index) = self.associations.due(now) {
-            match self.associations.get(index) {
-                Some(association) if association.heard + ASSOCIATION_TIMEOUT > now => self.flush(index),
-                _ => self.remove(unix_secs, index),
+        while let Some(due) = self.associations.due(now) {
+            match due {
+                Due::Repeats(index) => self.flush(index),
+                Due::Silent(index) => self.remove(unix_secs, index),
             }
         }
+        self.spent.turn(self.cookies.generation(now));
         if self.tend_names_at <= now {
             self.tend_names_at = now + TEND_NAMES_EVERY;
             self.directory.names.tend(unix_secs);
@@ -259,9 +260,11 @@ impl Server {
         allowed
     }
 
+    /// What all have together is used up by UDP alone, whose sources may be made up: over TCP nobody is who he is not,
+    /// and whoever cannot get through by UDP gets in there.
     fn allow_stranger(&mut self, from: Source) -> bool {
         let all = Rate::per_second(self.limits.hellos, self.limits.hellos);
-        self.hellos.1.take(self.now, from.addr.into()) && self.hellos.0.take(self.now, all, 1)
+        self.hellos.1.take(self.now, from.addr.into()) && (!from.udp || self.hellos.0.take(self.now, all, 1))
     }
 
     /// Everything before the first Diffie-Hellman is cheap; everything after it is paid for by a cookie and
@@ -280,7 +283,7 @@ impl Server {
         let print = fingerprint(sender, noise);
         if let Some(index) = self.spent.get(&print) {
             // The same again: the answer was lost. Once it has arrived there is nothing to say.
-            let reply = self.associations.get(index)?.reply.clone()?;
+            let reply = self.associations.get(index)?.reply()?.clone();
             self.out.push_back((from, reply));
             return Some(());
         }
@@ -288,24 +291,29 @@ impl Server {
         if !self.inits.1.take(now, from.addr.into()) || !self.inits.0.take(now, all, 1) {
             return None;
         }
-        let (responder, payload) =
-            Responder::read(self.rng.random(), &self.key, Purpose::Server, cookie, noise).ok()?;
+        let read = Responder::read(self.rng.random(), &self.key, Purpose::Server, cookie, noise);
+        let Ok((responder, payload)) = read else {
+            self.inits.1.fine(now, from.addr.into(), FAILED_HANDSHAKE - 1);
+            return None;
+        };
         if !self.is_allowed(&responder.remote()) {
             let private = Packet::Refuse { index: sender, version: VERSION, reason: Refusal::Private };
             self.out.push_back((from, private.encode()));
             return Some(());
         }
         let hello: ClientHello = wire::decode(&payload, MAX_DATAGRAM).ok()?;
-        let name: NodeName = (responder.remote(), hello.node);
-        let replaced = self.associations.replaced_by(&name, from);
-        if replaced.is_none() && !self.has_room(from) || self.spent.len() >= 4 * self.limits.associations {
+        let node = self.associations.node(&(responder.remote(), hello.node)).filter(|node| {
+            let has_room = self.associations.replaced_by(*node, from).is_some() || self.has_room(from);
+            has_room && self.spent.len() < 4 * self.limits.associations
+        });
+        let Some(node) = node else {
             let busy = Packet::Refuse { index: sender, version: VERSION, reason: Refusal::Busy };
             self.out.push_back((from, busy.encode()));
             return Some(());
-        }
+        };
         let index = std::iter::repeat_with(|| self.rng.random()).find(|i| self.associations.is_free(*i))?;
         self.spent.insert(generation, print, index);
-        self.open(unix_secs, from, (index, sender), responder, hello);
+        self.open(unix_secs, from, (index, sender), node, responder, hello);
         Some(())
     }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::{
     Client, Limits, Server, Source,
-    directory::{NodeRef, To},
+    directory::To,
     world::{DAWN, key},
 };
 use crate::{
@@ -136,7 +136,9 @@ fn nothing_but_a_light_pong_goes_to_where_a_client_has_not_shown_that_it_receive
     let mut answered = 0;
     for (n, message) in every_message().into_iter().enumerate() {
         // Something is to be said to the client ...
-        let whom = To { node: NodeRef(1), family: None };
+        let (index, _) = server.associations.keys().next().expect("one association");
+        let node = server.associations.get(index).expect("it").node;
+        let whom = To { node, family: None };
         server.post(DAWN, whom, message.clone());
         let known: Vec<_> = std::iter::from_fn(|| server.poll_transmit()).collect();
         assert!(known.iter().all(|(whom, _)| *whom == at(1)) && !known.is_empty(), "{message:?}");

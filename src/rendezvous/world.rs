@@ -36,11 +36,13 @@ pub(super) struct Weather {
     pub(super) loss: u32,
     /// Percent doubled, of UDP.
     pub(super) doubled: u32,
+    /// Percent lost, of what comes to the server over UDP: it has no room for more.
+    pub(super) flooded: u32,
 }
 
 impl Default for Weather {
     fn default() -> Self {
-        Weather { delay: Duration::from_millis(25), jitter: Duration::ZERO, loss: 0, doubled: 0 }
+        Weather { delay: Duration::from_millis(25), jitter: Duration::ZERO, loss: 0, doubled: 0, flooded: 0 }
     }
 }
 
@@ -265,7 +267,9 @@ impl World {
                     Path::Udp(_) => (udp, true, blocked[0]),
                     Path::Tcp(_) => (tcp, false, blocked[1]),
                 };
-                if !blocked {
+                let flooded = if is_udp { self.weather.flooded } else { 0 };
+                let has_room = flooded == 0 || self.rng.random_range(0..100) >= flooded;
+                if !blocked && has_room {
                     let from = Source { addr, udp: is_udp, via: 0 };
                     self.fly(is_udp, |bytes| Flight::ToServer(from, bytes), datagram);
                 }
@@ -299,7 +303,7 @@ impl World {
     }
 
     fn fly(&mut self, udp: bool, flight: impl Fn(Vec<u8>) -> Flight, datagram: Vec<u8>) {
-        let Weather { delay, jitter, loss, doubled } = self.weather.clone();
+        let Weather { delay, jitter, loss, doubled, .. } = self.weather.clone();
         let mut copies = 1;
         let mut late = Duration::ZERO;
         if udp {

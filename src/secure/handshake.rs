@@ -168,8 +168,7 @@ impl Secrets {
 
     /// Keys for datagrams.
     pub fn datagram(&self) -> DatagramKeys {
-        let (seal, open) = self.both_directions("datagram");
-        DatagramKeys::new(seal, open)
+        DatagramKeys::new(self.derive("datagram", "secret"), self.initiator)
     }
 
     /// Keys for session records of the epoch.
@@ -191,21 +190,27 @@ impl Secrets {
 
     /// Our direction's key, then theirs.
     fn both_directions(&self, usage: &str) -> (Zeroizing<[u8; 32]>, Zeroizing<[u8; 32]>) {
-        let from_initiator = self.derive(usage, "initiator to responder");
-        let from_responder = self.derive(usage, "responder to initiator");
+        let [from_initiator, from_responder] = DIRECTIONS.map(|direction| self.derive(usage, direction));
         if self.initiator { (from_initiator, from_responder) } else { (from_responder, from_initiator) }
     }
 
     fn derive(&self, usage: &str, label: &str) -> Zeroizing<[u8; 32]> {
-        // No usage holds a zero byte, so no two pairs of usage and label run together.
-        let info = [b"punchtunnel\0", usage.as_bytes(), b"\0", label.as_bytes()];
-        let mut key = Zeroizing::new([0; 32]);
-        self.prk
-            .expand(&info, hkdf::HKDF_SHA256)
-            .and_then(|okm| okm.fill(&mut *key))
-            .expect("32 bytes are within what HKDF can give");
-        key
+        derive(&self.prk, usage, label)
     }
+}
+
+/// The labels of what the initiator seals, and of what the responder does.
+pub(super) const DIRECTIONS: [&str; 2] = ["initiator to responder", "responder to initiator"];
+
+/// 32 bytes of HKDF-SHA256.
+pub(super) fn derive(prk: &hkdf::Prk, usage: &str, label: &str) -> Zeroizing<[u8; 32]> {
+    // No usage holds a zero byte, so no two pairs of usage and label run together.
+    let info = [b"punchtunnel\0", usage.as_bytes(), b"\0", label.as_bytes()];
+    let mut key = Zeroizing::new([0; 32]);
+    prk.expand(&info, hkdf::HKDF_SHA256)
+        .and_then(|okm| okm.fill(&mut *key))
+        .expect("32 bytes are within what HKDF can give");
+    key
 }
 
 macro_rules! show_nothing {

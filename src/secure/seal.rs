@@ -5,10 +5,16 @@
 
 use std::fmt;
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
+    hkdf,
+};
 use zeroize::Zeroizing;
 
-use super::SecureError;
+use super::{
+    SecureError,
+    handshake::{DIRECTIONS, derive},
+};
 use crate::wire::packet::{DATA_HEADER, data_header};
 
 /// Length of the tag behind every sealed body.
@@ -71,18 +77,26 @@ pub struct LinkKeys {
     pub open: OpenKey,
 }
 
-/// Keys of datagrams: raw, expanded for each datagram, so that a server can hold a million.
+/// Keys of datagrams: one secret, from which the key of a direction is derived for each datagram, so that a
+/// server can hold a million.
 ///
-/// The two raw keys are 64 bytes; the two expanded ones would be about 2 KiB on the heap. Expanding takes
-/// a fraction of a microsecond.
+/// The secret is 32 bytes; both keys, expanded, would be about 2 KiB on the heap. Deriving and expanding one takes
+/// about a microsecond.
 pub struct DatagramKeys {
-    seal: Zeroizing<[u8; 32]>,
-    open: Zeroizing<[u8; 32]>,
+    secret: Zeroizing<[u8; 32]>,
+    initiator: bool,
 }
 
 impl DatagramKeys {
-    pub(super) fn new(seal: Zeroizing<[u8; 32]>, open: Zeroizing<[u8; 32]>) -> Self {
-        DatagramKeys { seal, open }
+    pub(super) fn new(secret: Zeroizing<[u8; 32]>, initiator: bool) -> Self {
+        DatagramKeys { secret, initiator }
+    }
+
+    /// The key of what the initiator seals, or of what the responder does.
+    pub(super) fn key(&self, initiators: bool) -> Zeroizing<[u8; 32]> {
+        let [from_initiator, from_responder] = DIRECTIONS;
+        let prk = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, &*self.secret);
+        derive(&prk, "datagram", if initiators { from_initiator } else { from_responder })
     }
 
     /// Seals a body behind its header (header is the associated data): the whole datagram.
@@ -92,7 +106,8 @@ impl DatagramKeys {
         let mut datagram = Vec::with_capacity(DATA_HEADER + body.len() + TAG);
         datagram.extend_from_slice(&header);
         datagram.extend_from_slice(body);
-        let tag = SealKey::new(&self.seal).seal(counter, &header, &mut datagram[DATA_HEADER..]);
+        let tag =
+            SealKey::new(&self.key(self.initiator)).seal(counter, &header, &mut datagram[DATA_HEADER..]);
         datagram.extend_from_slice(&tag);
         datagram
     }
@@ -103,7 +118,8 @@ impl DatagramKeys {
     /// [`SecureError::Seal`]: cut short, changed, or sealed by somebody else.
     pub fn open(&self, index: u32, counter: u64, sealed: &[u8]) -> Result<Vec<u8>, SecureError> {
         let mut body = sealed.to_vec();
-        let plain = OpenKey::new(&self.open).open(counter, &data_header(index, counter), &mut body)?.len();
+        let key = OpenKey::new(&self.key(!self.initiator));
+        let plain = key.open(counter, &data_header(index, counter), &mut body)?.len();
         body.truncate(plain);
         Ok(body)
     }
@@ -136,8 +152,7 @@ mod tests {
     use crate::wire::packet::Packet;
 
     fn pair() -> (DatagramKeys, DatagramKeys) {
-        let key = |byte| Zeroizing::new([byte; 32]);
-        (DatagramKeys::new(key(1), key(2)), DatagramKeys::new(key(2), key(1)))
+        [true, false].map(|initiator| DatagramKeys::new(Zeroizing::new([1; 32]), initiator)).into()
     }
 
     #[test]
@@ -168,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_datagrams_keys_are_no_more_than_their_bytes() {
-        assert_eq!(size_of::<DatagramKeys>(), 64);
+    fn a_datagrams_keys_are_no_more_than_a_secret() {
+        assert_eq!(size_of::<DatagramKeys>(), 33);
     }
 }

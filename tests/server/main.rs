@@ -8,3 +8,4 @@ mod harness;
 mod listen;
 mod names;
 mod party;
+mod strangers;

@@ -22,7 +22,7 @@ pub(crate) struct Party {
     client: Client,
     path: Path,
     /// Every datagram of the two.
-    pub(crate) heard_and_said: Vec<Vec<u8>>,
+    heard_and_said: Vec<Vec<u8>>,
 }
 
 #[expect(clippy::disallowed_methods, reason = "a driver reads the clock")]
@@ -105,5 +105,10 @@ impl Party {
     pub(crate) async fn ask(&mut self, message: ToServer) -> FromServer {
         self.say(message);
         self.hear().await
+    }
+
+    /// Its socket, and every datagram of the two.
+    pub(crate) fn into_parts(self) -> (std::net::UdpSocket, Vec<Vec<u8>>) {
+        (self.socket.into_std().expect("its own"), self.heard_and_said)
     }
 }

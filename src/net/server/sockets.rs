@@ -21,8 +21,8 @@ const BACKLOG: i32 = 1024;
 /// Tries to find a number that is free for UDP and TCP, where any will do.
 const PORT_TRIES: usize = 16;
 
-/// Receive buffer asked of the kernel: what a flood of some milliseconds brings while the disk or a handshake
-/// is looked after. The kernel may give less.
+/// Receive buffer asked of the kernel: what a flood of some tens of milliseconds brings while the server is kept from
+/// its processor. The kernel may give less (`net.core.rmem_max`), except to root.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// The sockets of a server.
@@ -53,7 +53,7 @@ impl Sockets {
 
     fn add(&mut self, address: SocketAddr, probe_ports: &[u16]) -> Result<(), (SocketAddr, io::Error)> {
         let (udp, main) = both(address).map_err(|e| (address, e))?;
-        SockRef::from(&udp).set_recv_buffer_size(RECEIVE_BUFFER).ok();
+        enlarge(&udp);
         // Of as many addresses as anybody lists.
         let via = self.udp.len() as u16;
         let mut tcp = vec![(main, Port::Main { via })];
@@ -69,6 +69,14 @@ impl Sockets {
         self.tcp.extend(tcp);
         Ok(())
     }
+}
+
+fn enlarge(socket: &UdpSocket) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if rustix::net::sockopt::set_socket_recv_buffer_size_force(socket, RECEIVE_BUFFER).is_ok() {
+        return;
+    }
+    SockRef::from(socket).set_recv_buffer_size(RECEIVE_BUFFER).ok();
 }
 
 /// A UDP and a TCP socket of the same number.

@@ -92,7 +92,38 @@ fn where_only_long_datagrams_are_lost_over_udp_tcp_is_used() {
     world.run_for(40 * MS);
     // HELLO has left; everything after it is lost.
     world.parties[host].udp_blocked = true;
-    world.run_until(10 * SECOND, |w| matches!(w.parties[host].client.path(), Some(Path::Tcp(_))));
+    let took = world.run_until(10 * SECOND, |w| matches!(w.parties[host].client.path(), Some(Path::Tcp(_))));
+    assert!(took <= 700 * MS, "{took:?}: half a second, and two round trips");
+}
+
+#[test]
+fn a_flooded_server_that_loses_half_of_what_it_is_sent_is_reached_within_a_second() {
+    let mut reached: Vec<Duration> = (0..500)
+        .map(|seed| {
+            let weather = Weather { delay: 5 * MS, flooded: 50, ..Weather::default() };
+            let mut world = World::with(seed, Limits::default(), weather);
+            let host = world.join(1);
+            world.send(host, register("box"));
+            world.run_until_heard(host, |m| *m == FromServer::Registered)
+        })
+        .collect();
+    reached.sort_unstable();
+    println!("median {:?}, worst {:?}", reached[250], reached[499]);
+    assert!(reached[499] <= SECOND, "{reached:?}");
+}
+
+#[test]
+fn the_round_trip_is_known_although_hellos_and_an_init_were_lost() {
+    let mut world = World::new(31);
+    let host = world.join(1);
+    for (blocked, time) in [(true, 250), (false, 60), (true, 60)] {
+        world.parties[host].udp_blocked = blocked;
+        world.run_for(time * MS);
+    }
+    world.parties[host].udp_blocked = false;
+    let took = world.run_until(SECOND, |w| w.parties[host].client.path().is_some());
+    assert!(took > 50 * MS, "INIT was not repeated");
+    assert_eq!(world.parties[host].client.round_trip(), Some(50 * MS));
 }
 
 #[test]
@@ -156,7 +187,7 @@ fn keys_are_fresh_each_hour_and_nothing_is_noticed_of_it() {
 #[test]
 fn loss_doubling_and_reordering_only_cost_time() {
     for seed in 0..40 {
-        let weather = Weather { delay: 30 * MS, jitter: 40 * MS, loss: 25, doubled: 20 };
+        let weather = Weather { delay: 30 * MS, jitter: 40 * MS, loss: 25, doubled: 20, flooded: 0 };
         let mut world = World::with(seed, Limits::default(), weather);
         let (host, client, relation) = acquainted(&mut world);
         for round in 0..20u32 {

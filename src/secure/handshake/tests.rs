@@ -170,10 +170,8 @@ fn the_derivation_is_hkdf_with_these_labels() {
     let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, &salt).extract(&both);
     let secrets = Secrets { prk, initiator: true };
     for (key, expected) in [
-        (
-            secrets.both_directions("datagram").0,
-            "8f1f2e82d21a4c21005373ed891630457b79a5a9ade60e2f987dc292572ec981",
-        ),
+        (secrets.datagram().key(true), "582d8355b6901dd73fb785958553a32f4bb5ca2889c54ba3d3416d8858506f18"),
+        (secrets.datagram().key(false), "5ded6ff3d586b352bf6bf22fbf065ab39681d90380f7a45479032d8608063a76"),
         (
             secrets.both_directions("epoch").1,
             "69a744431dbf71cf9aaa84e9119d7a94fc0957e479d890e944b937a39c196e91",

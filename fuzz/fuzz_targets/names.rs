@@ -1,0 +1,4 @@
+#![no_main]
+//! See `punchtunnel_fuzz`.
+
+punchtunnel_fuzz::program!("names");
