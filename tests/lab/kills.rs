@@ -38,6 +38,9 @@ const CONNECTIONS: usize = 50;
 /// harmed is counted after that, or too much would be allowed later.
 const SETTLED: Duration = Duration::from_secs(5);
 
+/// A link that lived for so long has shown that links live (`src/endpoint/brief.rs`).
+const LINK_LIVES: Duration = Duration::from_secs(11);
+
 /// Memory may be this much more than before: an allocator does not give back everything.
 const SLACK_KB: u64 = 16 * 1024;
 
@@ -210,8 +213,12 @@ fn many(record: &Record, kills: usize) -> Result<()> {
     let before = usage(programs)?;
     let crowd = Crowd::start(&scene)?;
     let start = Instant::now();
-    for _ in 0..kills {
+    for kill in 1..=kills {
         one_more(&scene, &crowd)?;
+        // A client pauses where no link lives for long, because then it may be its host that ends them.
+        if kill % 100 == 0 {
+            std::thread::sleep(LINK_LIVES);
+        }
     }
     let took = start.elapsed();
     let peak = usage(programs)?;
