@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::{
-    congestion,
+    congestion, drain,
     event::{Event, EventSource},
     read_buffer::ReadBuffer,
     stream::Stream,
@@ -301,7 +301,7 @@ async fn copy_up(local: &TcpStream, stream: &Stream) -> Result<(), Broken> {
         } else {
             small.resize(SMALL, 0);
             let length = room.min(SMALL);
-            let read = local.try_read(&mut small[..length]);
+            let read = drain::try_read(local, length, |local| local.try_read(&mut small[..length]));
             if let Ok(count @ 1..) = read {
                 stream.write_now(&small[..count]);
             }

@@ -22,6 +22,7 @@ mod client;
 pub mod clock;
 mod congestion;
 mod doctor;
+mod drain;
 mod event;
 mod failure;
 mod forward;

@@ -18,7 +18,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::tunnel::Tunnel;
+use super::{drain, tunnel::Tunnel};
 use crate::{
     mux::{StreamId, whole::ROOM},
     secure::PublicKey,
@@ -132,6 +132,7 @@ impl Stream {
             // What is left of a piece would be a record of its own.
             room -= room % ROOM;
         }
+        let asked = room;
         let mut pieces = self.tunnel.wholes(room.div_ceil(ROOM));
         let mut slices: Vec<_> = Vec::with_capacity(pieces.len());
         for piece in &mut pieces {
@@ -139,7 +140,7 @@ impl Stream {
             room -= length;
             slices.push(IoSliceMut::new(piece.space().split_at_mut(length).0));
         }
-        let result = local.try_read_vectored(&mut slices);
+        let result = drain::try_read(local, asked, |local| local.try_read_vectored(&mut slices));
         self.tunnel.write_wholes(self.id, pieces, result.as_ref().map_or(0, |&count| count));
         result
     }

@@ -29,7 +29,7 @@ use tokio::{
 
 use self::state::{Happened, Link, State};
 use super::{
-    clock,
+    clock, drain,
     event::{Event, EventSource},
     lan,
     link::{Outbox, inbox, prepare, send_last, words},
@@ -279,7 +279,9 @@ impl Tunnel {
                     continue;
                 }
             }
-            match stream.try_read_buf(inbox.room()) {
+            let buffer = inbox.room();
+            let room = buffer.capacity() - buffer.len();
+            match drain::try_read(&stream, room, |stream| stream.try_read_buf(buffer)) {
                 Ok(0) => break "closed by the other side".into(),
                 Ok(_) => {
                     if let Err(error) = self.received(epoch, &stream, inbox.bytes()) {
