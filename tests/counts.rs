@@ -183,6 +183,38 @@ fn the_same_load_costs_the_same_again() {
     assert_eq!(cost(4, 0, PIECE), cost(4, 0, PIECE));
 }
 
+/// What a stream holds whose bytes nobody reads: what is unsent and what its window allows, 256 KiB each, and what else it takes.
+const UNREAD: isize = 600 << 10;
+
+/// Bytes that two sessions hold after a transfer over one stream, beside so many others that are full and that nobody reads.
+fn beside_unread(streams: usize) -> isize {
+    let before = held();
+    within(|| {
+        let piece = Bytes::from(vec![b'x'; PIECE]);
+        let mut pair = Pair::new(streams + 1);
+        let bulk = pair.streams.remove(0);
+        let unread = std::mem::replace(&mut pair.streams, vec![bulk]);
+        let mut written = usize::MAX;
+        while written > 0 {
+            written = unread.iter().map(|&stream| pair.write(0, stream, &piece)).sum();
+            pair.settle();
+        }
+        // They stall nobody, and nothing more is held for them while others go on.
+        pair.transfer(0, MOVED, &piece);
+        assert!(unread.iter().all(|&stream| pair.write(0, stream, &piece) == 0), "nobody has read");
+        let after = held();
+        drop(pair);
+        after - before
+    })
+}
+
+#[test]
+fn a_stream_that_nobody_reads_stalls_no_other_and_holds_what_its_windows_allow() {
+    let [none, one, many] = [0, 1, 33].map(beside_unread);
+    println!("held without, with one and with 33 streams that nobody reads: {none} {one} {many}");
+    assert!(one - none <= UNREAD && many - one <= 32 * UNREAD, "{none} {one} {many}");
+}
+
 /// Bytes of the server for a host that has registered a name and is alive: its association 240 with its place in a
 /// table, its name and whose it is 190, the counts of its address and network 35, its node 30, its alarm 5.
 const REGISTERED: isize = 500;

@@ -268,7 +268,7 @@ fn what_an_attack_did_is_told_in_a_sentence_on_the_honest_side() {
     let brought = Event::Hearsay(Hearsay::Declined(Decline::Unauthorised));
     assert_eq!(
         line(client().tell(&brought, None)),
-        "vps says that \"myhost\" does not let this computer in any more; it cannot prove that, so nothing is ended, and it is asked again"
+        "vps:7862 says that \"myhost\" does not let this computer in any more; it cannot prove that, so nothing is ended, and it is asked again"
     );
 
     // Lies about ports and addresses: rounds fail, with what was tried and what was held back.
