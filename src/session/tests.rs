@@ -1,6 +1,7 @@
 //! Two sessions with a pipe between them that can be cut at any byte, under virtual time.
 
 mod attacks;
+mod endings;
 mod model;
 mod scenarios;
 

@@ -9,6 +9,7 @@
 //! nothing is left to do, and then its next deadline is noted.**
 
 mod conditions;
+mod program;
 mod queue;
 
 use std::{
@@ -20,11 +21,14 @@ use std::{
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-pub use self::conditions::Conditions;
 use self::queue::{Happening, Queued};
+pub use self::{
+    conditions::Conditions,
+    program::{Io, Program},
+};
 use crate::{
     nat_model::{Behaviour, IcmpError, Kind, Nat, Packet, Transport, Verdict},
-    tcp::{self, Segment, Stack},
+    tcp::{Segment, Stack},
 };
 
 /// One hop inside a network.
@@ -38,37 +42,6 @@ const MOST_IN_A_SECOND: u64 = 5_000_000;
 
 /// Routers between any two networks of the internet.
 pub const INTERNET_HOPS: u8 = 8;
-
-/// What runs on a host. Instants are the host's own: its clock is off by the host's offset.
-pub trait Program {
-    /// A UDP datagram for one of the program's ports.
-    fn datagram(&mut self, io: &mut Io<'_>, from: SocketAddr, to: SocketAddr, bytes: &[u8]);
-    /// Something happened to a TCP connection.
-    fn tcp(&mut self, io: &mut Io<'_>, event: tcp::Event);
-    /// Called at least once after each deadline, and after everything else that happened.
-    fn wake(&mut self, io: &mut Io<'_>);
-    /// When to wake it at the latest.
-    fn deadline(&self) -> Option<Instant>;
-}
-
-/// What a program can do.
-pub struct Io<'a> {
-    pub now: Instant,
-    pub addresses: &'a [IpAddr],
-    pub tcp: &'a mut Stack,
-    datagrams: &'a mut Vec<Segment>,
-}
-
-impl Io<'_> {
-    /// Sends a datagram from a local port.
-    pub fn send(&mut self, port: u16, to: SocketAddr, bytes: Vec<u8>) {
-        let same_family = |ip: &&IpAddr| ip.is_ipv4() == to.is_ipv4();
-        if let Some(&ip) = self.addresses.iter().find(same_family) {
-            let packet = Packet::udp(SocketAddr::new(ip, port), to);
-            self.datagrams.push(Segment { packet, seq: 0, ack: 0, payload: bytes });
-        }
-    }
-}
 
 /// A host of the world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
