@@ -40,8 +40,9 @@ use crate::{
 /// Size of the buffers that standard input is read into: what a stream takes.
 const CHUNK: usize = SEND_BUFFER;
 
-/// Size of the buffer for a local connection that says little.
-const SMALL: usize = 16 << 10;
+/// Size of the buffer for a local connection that says little. A flood of new connections has as many of them for
+/// [`IDLE`].
+const SMALL: usize = 4 << 10;
 
 /// Bulk data is expected until so many reads after one another brought little.
 const BULK: u32 = 16;
