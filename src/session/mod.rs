@@ -292,11 +292,6 @@ impl Session {
         self.link.as_ref().map(|link| link.liveness.limit())
     }
 
-    /// Whether the attached link is near: within one machine, or one network of a room. `None`: not known yet.
-    pub fn is_near(&self) -> Option<bool> {
-        self.link.as_ref()?.liveness.least_rtt().map(pace::is_near)
-    }
-
     /// Bytes that the attached link's socket is to be given at a time, so that what is urgent does not wait
     /// behind more than that: what the link delivers in a few milliseconds.
     pub fn batch(&self, now: Instant) -> usize {

@@ -27,11 +27,6 @@ const SAMPLE: Duration = Duration::from_millis(50);
 /// then a far one would not take more anyway.
 const NEAR: Duration = Duration::from_millis(2);
 
-/// Whether a link with this round trip is near.
-pub(super) fn is_near(least_rtt: Duration) -> bool {
-    least_rtt < NEAR
-}
-
 /// Bytes that are on their way on a near link: what 2 Gbit/s need for 2 ms, and half a millisecond of what
 /// one machine can seal and open. (Half a megabyte stays in a processor's cache: with 2 MiB a bulk
 /// transfer was slower by a third.)
@@ -83,7 +78,7 @@ impl Pace {
 
     /// Most bytes that may be on their way, where the shortest round trip is this.
     pub(super) fn window(&self, now: Instant, least_rtt: Option<Duration>) -> usize {
-        if !least_rtt.is_none_or(is_near) {
+        if least_rtt.is_some_and(|rtt| rtt >= NEAR) {
             usize::MAX
         } else if self.is_urgent(now) {
             URGENT_WINDOW

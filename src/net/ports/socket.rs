@@ -8,7 +8,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{endpoint::OpenFailure, net::congestion};
+use crate::endpoint::OpenFailure;
 
 /// An address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +53,6 @@ pub(crate) fn bound(family: Family, port: u16) -> io::Result<Socket> {
         socket.set_only_v6(true)?;
     }
     socket.bind(&family.any(port).into())?;
-    congestion::unpace(&socket);
     Ok(socket)
 }
 

@@ -14,7 +14,6 @@ use crate::{
     mux::{MuxError, StreamId},
     net::{
         clock,
-        congestion::Unpaced,
         link::{NotSent, UserTimeout},
     },
     secure::{EpochKeys, EstablishedLink},
@@ -49,19 +48,11 @@ pub(super) struct Link {
     pub(super) reading: AbortHandle,
     user_timeout: UserTimeout,
     not_sent: NotSent,
-    unpaced: Unpaced,
 }
 
 impl Link {
     pub(super) fn new(epoch: u32, stream: Arc<TcpStream>, reading: AbortHandle) -> Self {
-        Link {
-            epoch,
-            stream,
-            reading,
-            user_timeout: UserTimeout::default(),
-            not_sent: NotSent::default(),
-            unpaced: Unpaced::default(),
-        }
+        Link { epoch, stream, reading, user_timeout: UserTimeout::default(), not_sent: NotSent::default() }
     }
 }
 
@@ -137,14 +128,12 @@ impl State {
         true
     }
 
-    /// The kernel's patience with the link, what it takes at a time, and its congestion control follow the session.
+    /// The kernel's patience with the link, and what it takes at a time, follow the session.
     pub(super) fn follow_session(&mut self, now: Instant) {
         let (silence, batch) = (self.session.silence_limit(), self.session.batch(now));
-        let near = self.session.is_near();
         if let (Some(link), Some(silence)) = (&mut self.link, silence) {
             link.user_timeout.follow(&link.stream, silence);
             link.not_sent.follow(&link.stream, batch);
-            link.unpaced.follow(&link.stream, near);
         }
     }
 
