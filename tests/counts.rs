@@ -24,17 +24,17 @@ use crate::{
     pair::{PIECE, Pair},
 };
 
-/// A session record carries up to 64 KiB: 15.3 in 10⁶ bytes.
+/// A session record carries up to 65 408 bytes: 15.3 in 10⁶ bytes.
 const SESSION_RECORDS: f64 = 18.0;
 
-/// An acknowledgement for each 128 KiB: 7.6.
+/// An acknowledgement for every two of them: 7.6.
 const ACKNOWLEDGEMENTS: f64 = 9.0;
 
 /// Credit goes out when a part of a window was read, and windows grow to megabytes where a stream is fast: 0.25 for
 /// one stream, 0.8 for sixteen, whose windows are smaller and are not read at the same time, as a turn is a record.
 const CREDIT_RECORDS: f64 = 1.0;
 
-/// Headers, tag and frame, 40 bytes, for 64 KiB are 0.06 %; pieces that end within a record have a frame each.
+/// Headers, tag and frame, 40 bytes, for a full record are 0.06 %; pieces that end within a record have a frame each.
 const OVERHEAD: f64 = 0.002;
 
 /// For each of 15 records three at most: the buffer it is sealed in, what shares that buffer between the queue and

@@ -10,12 +10,17 @@
 
 use std::time::{Duration, Instant};
 
+use super::whole::ROOM;
+
+/// What a full record carries. Windows are multiples of it: a rest of credit would go into small records.
+const RECORD: u64 = ROOM as u64;
+
 /// Window of a new stream, bytes; part of the protocol.
-pub const INITIAL_WINDOW: u64 = 256 * 1024;
+pub const INITIAL_WINDOW: u64 = 4 * RECORD;
 
 /// Window of a new stream beside many others, bytes; part of the protocol. A request, or what begins a
 /// TLS connection, passes before the window has to grow.
-pub const NARROW_WINDOW: u64 = 16 * 1024;
+pub const NARROW_WINDOW: u64 = RECORD / 4;
 
 /// What a stream begins with in both directions: the side that opens it says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,11 +42,11 @@ impl FirstWindow {
 }
 
 /// Widest window of a stream, bytes: 1 Gbit/s over 130 ms.
-pub const MAX_WINDOW: u64 = 16 * 1024 * 1024;
+pub const MAX_WINDOW: u64 = 256 * RECORD;
 
 /// What all windows of a session together may grow by, bytes: four streams of the widest window, or
 /// many with less.
-pub const GROWTH_BUDGET: u64 = 64 * 1024 * 1024;
+pub const GROWTH_BUDGET: u64 = 4 * MAX_WINDOW;
 
 /// Round trip that is assumed until one was measured.
 const ASSUMED_RTT: Duration = Duration::from_millis(50);
@@ -55,17 +60,26 @@ const LEAST_RTT: Duration = Duration::from_millis(1);
 pub struct SendWindow {
     limit: u64,
     sent: u64,
+    /// Most that was ever to be sent at a time: the peer's window has at least this width.
+    widest: u64,
 }
 
 impl SendWindow {
     /// Of a new stream.
     pub fn new(first: FirstWindow) -> Self {
-        SendWindow { limit: first.bytes(), sent: 0 }
+        SendWindow { limit: first.bytes(), sent: 0, widest: first.bytes() }
     }
 
     /// Bytes that may be sent now.
     pub fn available(&self) -> u64 {
         self.limit - self.sent
+    }
+
+    /// Whether so many bytes do not go now, and will without anything being sent before them. A receiver with a window
+    /// of twice as many gives credit for them as soon as its program has read what is on its way. (So senders of TCP
+    /// avoid small segments: RFC 9293, 3.8.6.2.1.)
+    pub fn is_worth_waiting(&self, count: u64) -> bool {
+        self.available() < count && count <= self.widest / 2
     }
 
     /// That many bytes, at most [`available`](Self::available), were put into a record.
@@ -77,6 +91,7 @@ impl SendWindow {
     /// A CREDIT frame. A lower limit than the present one changes nothing.
     pub fn raise(&mut self, limit: u64) {
         self.limit = self.limit.max(limit);
+        self.widest = self.widest.max(self.available());
     }
 }
 
@@ -194,11 +209,11 @@ mod tests {
         rtt: Duration,
         rounds: u32,
     ) {
-        let mut sender = SendWindow { limit: window.granted, sent: window.received };
+        let mut sender = SendWindow { limit: window.granted, sent: window.received, widest: window.window };
         for round in 0..rounds {
             let now = start + rtt * round;
             while sender.available() > 0 {
-                let count = sender.available().min(65536);
+                let count = sender.available().min(RECORD);
                 sender.take(count);
                 window.receive(now, count).unwrap();
                 window.consume(now + rtt, count, Some(rtt), budget);
@@ -237,7 +252,7 @@ mod tests {
         let mut sender = SendWindow::new(FirstWindow::Wide);
         for _ in 0..100 {
             now += 50 * MS;
-            let count = sender.available().min(65536);
+            let count = sender.available().min(RECORD);
             sender.take(count);
             window.receive(now, count).unwrap();
             if window.consume(now, count, Some(10 * MS), &mut budget) {
@@ -271,5 +286,39 @@ mod tests {
         assert_eq!(window.available(), 0);
         window.raise(u64::MAX);
         assert_eq!(window.available(), u64::MAX - INITIAL_WINDOW);
+    }
+
+    #[test]
+    fn what_half_a_window_can_take_is_worth_waiting_for() {
+        for (count, worth) in [(1, false), (NARROW_WINDOW / 2, true), (NARROW_WINDOW / 2 + 1, false)] {
+            let mut window = SendWindow::new(FirstWindow::Narrow);
+            window.take(NARROW_WINDOW - 1);
+            assert_eq!(window.is_worth_waiting(count), worth, "{count}");
+        }
+        let mut window = SendWindow::new(FirstWindow::Narrow);
+        assert!(!window.is_worth_waiting(1), "it goes now");
+        window.take(NARROW_WINDOW);
+        window.raise(3 * NARROW_WINDOW);
+        window.take(2 * NARROW_WINDOW - 1);
+        assert!(window.is_worth_waiting(NARROW_WINDOW), "the window has grown");
+    }
+
+    #[test]
+    fn credit_that_is_worth_waiting_for_comes() {
+        for first in [FirstWindow::Wide, FirstWindow::Narrow] {
+            for count in 1..=first.bytes() / 2 {
+                let (mut sender, mut window) = (SendWindow::new(first), ReceiveWindow::new(first));
+                let mut budget = GrowthBudget::new(0);
+                let pieces = sender.available() / count;
+                sender.take(pieces * count);
+                window.receive(start(), pieces * count).unwrap();
+                for _ in 0..pieces {
+                    if window.consume(start(), count, None, &mut budget) {
+                        sender.raise(window.grant());
+                    }
+                }
+                assert!(sender.available() >= count, "{first:?} window, pieces of {count}");
+            }
+        }
     }
 }

@@ -89,8 +89,12 @@ impl Stream {
         }
     }
 
-    /// Bytes that may go into a record now.
+    /// Bytes that may go into a record now. A piece that can be a record as it is waits for credit for all of it,
+    /// or what is left of it would have to be copied.
     pub(super) fn sendable(&self) -> usize {
+        if self.outgoing.whole().is_some_and(|whole| self.credit.is_worth_waiting(whole as u64)) {
+            return 0;
+        }
         let credit = usize::try_from(self.credit.available()).unwrap_or(usize::MAX);
         self.outgoing.len().min(credit)
     }

@@ -14,7 +14,7 @@ use crate::testing::start;
 mod bulk;
 mod violations;
 
-const RECORD: usize = 64 * 1024;
+const RECORD: usize = whole::ROOM;
 
 fn pair() -> (Mux, Mux) {
     (Mux::new(true), Mux::new(false))

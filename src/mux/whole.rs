@@ -13,7 +13,7 @@ use super::{
     StreamId,
     frame::{self, OpenData},
 };
-use crate::wire::record::{MAX_SESSION_BODY, SESSION_HEADER, TAG};
+use crate::wire::record::{MAX_SESSION_BODY, MAX_SESSION_RECORD, SESSION_HEADER};
 
 /// Most payload of one record, bytes: one DATA frame fills it.
 pub const ROOM: usize = MAX_SESSION_BODY - frame::HEADER;
@@ -22,7 +22,7 @@ pub const ROOM: usize = MAX_SESSION_BODY - frame::HEADER;
 const FRONT: usize = SESSION_HEADER + frame::HEADER;
 
 /// Capacity of a record's buffer.
-pub const CAPACITY: usize = FRONT + ROOM + TAG;
+pub const CAPACITY: usize = MAX_SESSION_RECORD;
 
 /// Payload with room around it for everything that a record is besides.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl Whole {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mux::frame::Frame;
+    use crate::{mux::frame::Frame, wire::record::TAG};
 
     #[test]
     fn a_whole_piece_becomes_one_data_frame_where_it_lies() {

@@ -54,7 +54,7 @@ const LEAST_ROOM: usize = 64 << 10;
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Most bytes taken from a stream at a time: what one write to the local connection carries.
-const HELD: usize = 256 << 10;
+const HELD: usize = SEND_BUFFER;
 
 /// A service that does not answer by then cannot be reached. A service in the host's own network
 /// answers in milliseconds; one repetition of the SYN comes after a second, another after three.

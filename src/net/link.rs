@@ -7,6 +7,7 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::{read_buffer::ReadBuffer, vectored};
+use crate::wire::record::MAX_SESSION_RECORD;
 
 /// Size of a receive buffer: a few full records, so that a fast link costs few system calls. What is cut
 /// out of it keeps all of it alive, which is why it is not larger.
@@ -17,7 +18,7 @@ const READ: usize = 384 << 10;
 const LEAST_ROOM: usize = 128 << 10;
 
 /// Most records taken from the session at a time, bytes: two full ones.
-const BATCH: usize = 128 << 10;
+const BATCH: usize = 2 * MAX_SESSION_RECORD;
 
 /// The kernel resets a link by itself whose data is not acknowledged for so many times the silence after
 /// which the session holds it for dead. The session comes first where it can, because it knows when a

@@ -73,7 +73,7 @@ impl Stream {
         self.next_chunk().await.map_err(reset_error)
     }
 
-    /// Writes all of it. Pieces of 64 KiB and more are not copied.
+    /// Writes all of it. Pieces of 16 KiB and more are held as they are until a record carries them.
     ///
     /// # Errors
     /// [`ConnectionReset`](io::ErrorKind::ConnectionReset).

@@ -80,13 +80,13 @@ use crate::{
     secure::{EpochKeys, EstablishedLink},
     wire::{
         peer::Goodbye,
-        record::{MAX_SESSION_BODY, RecordHeader, SESSION_HEADER, TAG},
+        record::{MAX_SESSION_BODY, MAX_SESSION_RECORD, RecordHeader, SESSION_HEADER, TAG},
     },
 };
 
-/// An acknowledgement goes out at once when this many bytes of session records came in: often enough that
-/// a sender with a small window (`pace.rs`) does not wait for it, a hundredth of the work of the bytes.
-pub const ACK_BYTES: usize = 128 * 1024;
+/// An acknowledgement goes out at once when this many bytes of session records came in, two full ones: often enough
+/// that a sender with a small window (`pace.rs`) does not wait for it, a hundredth of the work of the bytes.
+pub const ACK_BYTES: usize = 2 * MAX_SESSION_RECORD;
 
 /// An acknowledgement waits at most this long for data to ride with. It only frees memory on the other
 /// side; 25 ms of the fastest link is less than half the queue.

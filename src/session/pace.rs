@@ -1,6 +1,6 @@
 //! How much may be before a keystroke: in a record, in the socket, and on its way.
 //!
-//! A full record of 64 KiB keeps a link of 10 Mbit/s busy for 52 ms. A record holds what the link
+//! A full record (64 KiB) keeps a link of 10 Mbit/s busy for 52 ms. A record holds what the link
 //! delivers in [`TIME`], as the acknowledgements tell: full records from 130 Mbit/s on, [`LEAST`] below
 //! 8 Mbit/s. Smaller records cost nothing but 40 bytes each, so a rate that is underestimated (the
 //! program had little to send) does no harm. As much is what the socket is given at a time.
@@ -10,6 +10,8 @@
 //! at most are on their way, until they are acknowledged, and [`URGENT_WINDOW`] while somebody types.
 
 use std::time::{Duration, Instant};
+
+use crate::wire::record::MAX_SESSION_RECORD;
 
 /// How long one record may keep the link busy.
 const TIME: Duration = Duration::from_millis(4);
@@ -27,16 +29,16 @@ const SAMPLE: Duration = Duration::from_millis(50);
 /// then a far one would not take more anyway.
 const NEAR: Duration = Duration::from_millis(2);
 
-/// Bytes that are on their way on a near link: what 2 Gbit/s need for 2 ms, and half a millisecond of what
-/// one machine can seal and open. (Half a megabyte stays in a processor's cache: with 2 MiB a bulk
+/// Bytes that are on their way on a near link, eight full records: what 2 Gbit/s need for 2 ms, and half a millisecond
+/// of what one machine can seal and open. (Half a megabyte stays in a processor's cache: with 2 MiB a bulk
 /// transfer was slower by a third.)
-pub(super) const NEAR_WINDOW: usize = 512 * 1024;
+pub(super) const NEAR_WINDOW: usize = 8 * MAX_SESSION_RECORD;
 
 /// The same where somebody types beside a bulk transfer: less of it, so that a keystroke waits for less.
-const URGENT_WINDOW: usize = 128 * 1024;
+const URGENT_WINDOW: usize = 2 * MAX_SESSION_RECORD;
 
-/// And as much of it at a time is given to the socket.
-const URGENT_BATCH: usize = 64 * 1024;
+/// What the socket is given at a time then: one record, in place of two.
+const URGENT_BATCH: usize = MAX_SESSION_RECORD;
 
 /// Whoever has typed goes on for so long.
 const URGENT: Duration = Duration::from_secs(1);

@@ -81,6 +81,36 @@ fn where_the_link_takes_less_at_a_time_a_whole_piece_is_cut() {
 }
 
 #[test]
+fn a_whole_piece_waits_for_credit_rather_than_being_cut() {
+    let (mut mux, ids) = with_streams(1);
+    mux.write(ids[0], Bytes::from_static(b"a")).unwrap();
+    record(&mut mux, FULL);
+    for _ in 0..3 {
+        write_whole(&mut mux, ids[0]);
+        assert!(mux.fill_whole(FULL).is_some());
+    }
+    let place = write_whole(&mut mux, ids[0]);
+    assert_eq!((mux.pending(FULL), record(&mut mux, FULL).len()), (0, 0), "a byte of credit is missing");
+    assert!(!mux.is_flushed());
+    let mut credit = BytesMut::new();
+    frame::put_credit(&mut credit, ids[0], flow::INITIAL_WINDOW + 1);
+    mux.handle_body(start(), credit.freeze()).unwrap();
+    assert_eq!(next(&mut mux)[frame::HEADER..].as_ptr(), place, "not copied");
+}
+
+#[test]
+fn a_whole_piece_is_cut_where_the_window_is_narrower() {
+    let (mut mux, _) = pair();
+    let ids: Vec<_> = (0..=MAX_WIDE).map(|_| mux.open(&request()).unwrap()).collect();
+    while mux.pending(FULL) > 0 {
+        record(&mut mux, FULL);
+    }
+    write_whole(&mut mux, ids[MAX_WIDE]);
+    assert!(mux.fill_whole(FULL).is_none());
+    assert_eq!(record(&mut mux, FULL).len(), frame::HEADER + flow::NARROW_WINDOW as usize);
+}
+
+#[test]
 fn somebody_types_who_sends_a_little_twice_beside_others() {
     let (mut mux, ids) = with_streams(2);
     let urgent = |mux: &mut Mux, little: bool| {

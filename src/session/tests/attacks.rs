@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::{
-    mux::{flow::FirstWindow, frame},
+    mux::{flow::FirstWindow, frame, whole::ROOM},
     secure::{EpochKeys, EstablishedLink},
     session::record::{self, LinkMessage},
     wire::record::SESSION_HEADER,
@@ -171,9 +171,9 @@ fn more_than_the_credit_ends_the_session_and_credit_without_end_gives_nothing_mo
     let mut liar = Liar::new();
     liar.opens(1);
     for _ in 0..4 {
-        liar.sends(&data(1, &vec![7; 64 * 1024 - 8])).expect("within the window");
+        liar.sends(&data(1, &[7; ROOM])).expect("within the window");
     }
-    liar.sends(&data(1, &[7; 33])).expect("no link ends by a frame");
+    liar.sends(&data(1, &[7])).expect("no link ends by a frame");
     assert_eq!(liar.ended(), "the other side broke the protocol: more bytes of stream 1 than were granted");
     // Credit of 2^64, and taken back: what this side holds is its own to bound.
     let mut liar = Liar::new();
