@@ -24,7 +24,7 @@ use crate::{
     pair::{PIECE, Pair},
 };
 
-/// A session record carries up to 65 408 bytes: 15.3 in 10⁶ bytes.
+/// A session record carries up to 64 KiB: 15.3 in 10⁶ bytes.
 const SESSION_RECORDS: f64 = 18.0;
 
 /// An acknowledgement for every two of them: 7.6.

@@ -81,6 +81,24 @@ impl ByteQueue {
         }
     }
 
+    /// Bytes that may be copied without breaking a piece that lies where its record will be: those before the next
+    /// such piece, or all of it where it is the first, as it is to be broken then. From `enough` on it is not
+    /// counted further.
+    pub fn loose(&self, enough: usize) -> usize {
+        let mut sum = 0;
+        for piece in &self.pieces {
+            match piece {
+                Piece::Plain(bytes) => sum += bytes.len(),
+                Piece::Whole(whole) if sum == 0 => return whole.payload().len(),
+                Piece::Whole(_) => return sum,
+            }
+            if sum >= enough {
+                return sum;
+            }
+        }
+        sum + self.tail.len()
+    }
+
     /// Takes the first piece, where it lies where its record will be.
     pub fn pop_whole(&mut self) -> Option<Whole> {
         self.length -= self.whole()?;

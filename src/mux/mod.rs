@@ -372,7 +372,7 @@ impl Mux {
                     // A record of its own: this one, or the one after it.
                     return if size == 0 { frame::HEADER + whole } else { size };
                 }
-                size += 2 * frame::HEADER + stream.sendable();
+                size += 2 * frame::HEADER + stream.sendable().min(stream.outgoing.loose(limit));
             }
         }
         size.min(limit)

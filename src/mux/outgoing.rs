@@ -98,7 +98,8 @@ impl Mux {
             if out.len() > start && stream.next_whole(end - start).is_some() {
                 break;
             }
-            let count = stream.sendable().min(quantum).min(room);
+            let room = room.min(quantum);
+            let count = stream.sendable().min(room).min(stream.outgoing.loose(room));
             if count > 0 {
                 if header > 0 {
                     if let Some(before) = open.take() {

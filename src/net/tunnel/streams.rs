@@ -125,16 +125,18 @@ impl Tunnel {
         for mut piece in pieces {
             let length = count.min(ROOM);
             count -= length;
-            piece.truncate(length);
             let result = match length {
                 0 => {
                     state.session.give_back(piece);
                     Ok(())
                 }
-                LARGE.. => state.session.write_whole(id, piece),
+                LARGE.. => {
+                    piece.truncate(length);
+                    state.session.write_whole(id, piece)
+                }
                 // A large buffer is not held for a few bytes.
                 _ => {
-                    let bytes = Bytes::copy_from_slice(piece.payload());
+                    let bytes = Bytes::copy_from_slice(&piece.space()[..length]);
                     state.session.give_back(piece);
                     state.session.write(id, bytes)
                 }
