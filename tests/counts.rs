@@ -38,8 +38,8 @@ const CREDIT_RECORDS: f64 = 1.0;
 const OVERHEAD: f64 = 0.002;
 
 /// For each of 15 records three at most: the buffer it is sealed in, what shares that buffer between the queue and
-/// the socket, and what shares the buffer that it is opened in with those who read it. For each acknowledgement as many.
-const ALLOCATIONS: f64 = 70.0;
+/// the socket, and what shares the buffer that it is opened in with those who read it.
+const ALLOCATIONS: f64 = 50.0;
 
 /// Bytes allocated for each byte moved: the record that is sealed, and the buffer that it is read into and opened in.
 /// Both are often there already. A copy more is 1.0 more.

@@ -90,15 +90,10 @@ fn execute(command: Command, place: Result<Place, Error>, output: &Output) -> Re
     done.map(|()| ExitCode::SUCCESS)
 }
 
-/// Tasks that run before the sockets are asked again. They do much at a time (a batch of records), and a
-/// keystroke that has arrived must not wait for sixty of them, as by default.
-const EVENT_INTERVAL: u32 = 2;
-
 /// Runs what waits for the network, on this thread: what one task hands to the next is in the processor's
 /// cache then, and nobody is woken for it. (Two threads were slower by a sixth, for a fifth more work.)
 fn drive<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.event_interval(EVENT_INTERVAL).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Error::Internal(format!("the runtime does not start: {e}")))?;
     let result = runtime.block_on(work);
     // A thread may wait for standard input, which nobody is going to write to any more.

@@ -9,7 +9,7 @@ pub const SEND_BUFFER: usize = 4 * whole::ROOM;
 
 /// Most bytes that all streams together hold unsent (a session without a link fills this), besides
 /// [`SEND_FLOOR`] for each.
-pub const SEND_BUDGET: usize = 32 * 1024 * 1024;
+pub const SEND_BUDGET: usize = 16 * 1024 * 1024;
 
 /// What every stream may hold even when the budget is used up, bytes: nobody is starved by the others.
 pub const SEND_FLOOR: usize = 4 * 1024;

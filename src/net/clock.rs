@@ -57,15 +57,52 @@ impl Alarm {
         Alarm(Box::pin(tokio::time::sleep(Duration::ZERO)))
     }
 
-    /// Waits until the deadline at most; for ever where there is none. To be asked again then.
-    pub(crate) async fn until(&mut self, deadline: Option<Instant>) {
-        let Some(deadline) = deadline.map(tokio::time::Instant::from_std) else {
-            return std::future::pending().await;
-        };
-        if self.0.is_elapsed() || deadline < self.0.deadline() {
-            self.0.as_mut().reset(deadline);
+    /// Sets it, so that it rings at the deadline at the latest; when it will ring.
+    pub(crate) fn set(&mut self, deadline: Option<Instant>) -> Option<Instant> {
+        let wanted = tokio::time::Instant::from_std(deadline?);
+        if self.0.is_elapsed() || wanted < self.0.deadline() {
+            self.0.as_mut().reset(wanted);
         }
+        Some(self.0.deadline().into_std())
+    }
+
+    /// Waits until it rings: only where there was a deadline.
+    pub(crate) async fn ring(&mut self) {
         self.0.as_mut().await;
+    }
+}
+
+/// Notices that nothing comes any more, with one timer a second for whatever comes, and with none where nothing does.
+#[derive(Default)]
+pub(crate) struct Idle {
+    /// None since it was told that nothing comes.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Something came since the timer was set.
+    busy: bool,
+}
+
+impl Idle {
+    /// Waits for what comes. `None` once where nothing has come for so long, or for twice as long, since something did.
+    pub(crate) async fn wait<T>(&mut self, span: Duration, coming: impl Future<Output = T>) -> Option<T> {
+        let mut coming = std::pin::pin!(coming);
+        while let Some(timer) = &mut self.timer {
+            tokio::select! {
+                biased;
+                come = &mut coming => {
+                    self.busy = true;
+                    return Some(come);
+                }
+                () = timer.as_mut() => {}
+            }
+            if !std::mem::take(&mut self.busy) {
+                self.timer = None;
+                return None;
+            }
+            timer.as_mut().reset((now() + span).into());
+        }
+        let come = coming.await;
+        self.timer = Some(Box::pin(tokio::time::sleep(span)));
+        Some(come)
     }
 }
 
@@ -74,5 +111,30 @@ pub(crate) async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn it_is_told_once_that_nothing_comes() {
+        const SPAN: Duration = Duration::from_millis(2);
+        let (bring, mut coming) = mpsc::unbounded_channel();
+        let mut idle = Idle::default();
+        for round in [1, 2] {
+            tokio::spawn({
+                let bring = bring.clone();
+                async move {
+                    tokio::time::sleep(10 * SPAN).await;
+                    bring.send(round).unwrap();
+                }
+            });
+            assert_eq!(idle.wait(SPAN, coming.recv()).await, Some(Some(round)), "nothing was told before");
+            assert_eq!(idle.wait(SPAN, coming.recv()).await, None);
+        }
     }
 }

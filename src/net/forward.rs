@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::{
-    congestion, drain,
+    clock, congestion, drain,
     event::{Event, EventSource},
     read_buffer::ReadBuffer,
     stream::Stream,
@@ -285,11 +285,11 @@ async fn failure(local: &TcpStream) -> io::Error {
 async fn copy_up(local: &TcpStream, stream: &Stream) -> Result<(), Broken> {
     // What says little gets a small buffer; what fills it is read into whole records, until it stops to.
     let mut small = Vec::new();
-    let mut bulk = 0;
+    let (mut bulk, mut idle) = (0, clock::Idle::default());
     loop {
-        match tokio::time::timeout(IDLE, local.readable()).await {
-            Ok(result) => result.map_err(Broken::Local)?,
-            Err(_) => {
+        match idle.wait(IDLE, local.readable()).await {
+            Some(result) => result.map_err(Broken::Local)?,
+            None => {
                 small = Vec::new();
                 continue;
             }

@@ -111,19 +111,25 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// Takes records from the session up to `batch` bytes. Those of another link are dropped, also one that
-    /// was sent in part: what counts of them the session sends again.
-    pub(super) fn fill(&mut self, epoch: Option<u32>, batch: usize, mut next: impl FnMut() -> Option<Bytes>) {
+    /// Takes records from the session up to `batch` bytes; whether these are all that it has now. Those of another
+    /// link are dropped, also one that was sent in part: what counts of them the session sends again.
+    pub(super) fn fill(
+        &mut self,
+        epoch: Option<u32>,
+        batch: usize,
+        mut next: impl FnMut() -> Option<Bytes>,
+    ) -> bool {
         if self.epoch != epoch {
             self.epoch = epoch;
             self.records.clear();
             self.length = 0;
         }
         while self.epoch.is_some() && self.length < batch.min(BATCH) {
-            let Some(record) = next() else { break };
+            let Some(record) = next() else { return true };
             self.length += record.len();
             self.records.push_back(record);
         }
+        self.epoch.is_none()
     }
 
     /// Everything has been taken.

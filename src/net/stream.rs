@@ -88,19 +88,18 @@ impl Stream {
 
     /// [`read_chunk`](Self::read_chunk) for whoever reads and writes at the same time.
     pub(super) async fn next_chunk(&self) -> Result<Option<Bytes>, ResetReason> {
-        poll_fn(|context| self.poll_chunk(context)).await
+        poll_fn(|context| self.poll_chunk(context, &mut VecDeque::new(), 0)).await
     }
 
-    /// Waits for bytes and takes what is there, up to about `most` bytes. Nothing at the end.
+    /// Waits for bytes and takes what is there, up to about `most` bytes, into `pieces`, which are empty. Nothing at
+    /// the end.
     pub(super) async fn next_pieces(
         &self,
         pieces: &mut VecDeque<Bytes>,
         most: usize,
     ) -> Result<(), ResetReason> {
-        if let Some(first) = self.next_chunk().await? {
-            pieces.push_back(first);
-            self.tunnel.read_more(self.id, pieces, most);
-        }
+        let first = poll_fn(|context| self.poll_chunk(context, pieces, most)).await?;
+        first.into_iter().for_each(|first| pieces.push_front(first));
         Ok(())
     }
 
@@ -159,8 +158,14 @@ impl Stream {
         self.tunnel.reset(self.id, reason);
     }
 
-    fn poll_chunk(&self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ResetReason>> {
-        let chunk = ready!(self.tunnel.poll_read(self.id, context));
+    /// As [`Tunnel::poll_read`].
+    fn poll_chunk(
+        &self,
+        context: &mut Context<'_>,
+        behind: &mut VecDeque<Bytes>,
+        most: usize,
+    ) -> Poll<Result<Option<Bytes>, ResetReason>> {
+        let chunk = ready!(self.tunnel.poll_read(self.id, context, behind, most));
         match chunk {
             Ok(Some(_)) => {}
             Ok(None) => self.ended.store(true, Ordering::Relaxed),
@@ -183,7 +188,7 @@ impl AsyncRead for Stream {
             return Poll::Ready(Ok(()));
         }
         if self.rest.is_empty() {
-            match ready!(self.poll_chunk(context)).map_err(reset_error)? {
+            match ready!(self.poll_chunk(context, &mut VecDeque::new(), 0)).map_err(reset_error)? {
                 Some(chunk) => self.rest = chunk,
                 None => return Poll::Ready(Ok(())),
             }

@@ -18,7 +18,7 @@ use std::{
     io,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::BytesMut;
@@ -228,7 +228,7 @@ impl Tunnel {
         let (mut outbox, mut alarm) = (Outbox::default(), clock::Alarm::new());
         loop {
             let now = clock::now();
-            let (link, deadline, failed) = {
+            let (link, all, rings, failed) = {
                 let mut state = self.lock();
                 if state.ended.is_some() {
                     return;
@@ -238,43 +238,47 @@ impl Tunnel {
                 let link = state.link.as_ref().map(|link| (link.epoch, link.stream.clone()));
                 let epoch = link.as_ref().map(|(epoch, _)| *epoch);
                 let batch = state.session.batch(now);
-                outbox.fill(epoch, batch, || state.session.poll_transmit(now));
-                let deadline = state.poll_timeout(now);
+                let all = outbox.fill(epoch, batch, || state.session.poll_transmit(now));
+                let rings = alarm.set(state.poll_timeout(now));
+                state.rings = rings;
                 self.settle(state);
-                (link, deadline, failed)
+                (link, all, rings.is_some(), failed)
             };
             if let (Err(error), Some((epoch, _))) = (failed, &link) {
                 self.lose(*epoch, &error.to_string());
                 continue;
             }
-            let Some((epoch, stream)) = link.filter(|_| !outbox.is_empty()) else {
+            if let Some((epoch, stream)) = link.filter(|_| !outbox.is_empty()) {
+                let result = match outbox.write(&stream) {
+                    Ok(false) => tokio::select! {
+                        result = stream.writable() => result,
+                        () = self.changed.notified() => Ok(()),
+                        () = alarm.ring(), if rings => Ok(()),
+                    },
+                    result => result.map(drop),
+                };
+                if let Err(error) = result {
+                    self.lose(epoch, &words(&error));
+                    continue;
+                }
+            }
+            if all && outbox.is_empty() {
                 tokio::select! {
                     () = self.work.notified() => {}
-                    () = alarm.until(deadline) => {}
+                    () = alarm.ring(), if rings => {}
                 }
-                continue;
-            };
-            let result = match outbox.write(&stream) {
-                Ok(false) => tokio::select! {
-                    result = stream.writable() => result,
-                    () = self.changed.notified() => Ok(()),
-                    () = alarm.until(deadline) => Ok(()),
-                },
-                result => result.map(drop),
-            };
-            if let Err(error) = result {
-                self.lose(epoch, &words(&error));
             }
         }
     }
 
     /// Reads a link until it ends.
     async fn read_link(self: Arc<Self>, stream: Arc<TcpStream>, epoch: u32, mut inbox: ReadBuffer) {
+        let mut idle = clock::Idle::default();
         let why = loop {
-            match tokio::time::timeout(IDLE, stream.readable()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => break words(&error),
-                Err(_) => {
+            match idle.wait(IDLE, stream.readable()).await {
+                Some(Ok(())) => {}
+                Some(Err(error)) => break words(&error),
+                None => {
                     inbox.rest();
                     continue;
                 }
@@ -308,8 +312,11 @@ impl Tunnel {
         if result.is_err() {
             send_last(stream, state.session.poll_transmit(now));
         }
-        self.settle(state);
-        self.work.notify_one();
+        let early = !state.rings_in_time(now);
+        self.settle_and_write(state, now);
+        if early {
+            self.work.notify_one();
+        }
         result
     }
 
@@ -341,6 +348,15 @@ impl Tunnel {
         }
         if let Some(why) = ended {
             self.report(Input::End { peer: self.peer, why });
+        }
+    }
+
+    /// As [`settle`](Self::settle), and wakes the task that writes to the link where there is something for it.
+    fn settle_and_write(&self, state: MutexGuard<'_, State>, now: Instant) {
+        let work = state.session.has_output(now);
+        self.settle(state);
+        if work {
+            self.work.notify_one();
         }
     }
 

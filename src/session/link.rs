@@ -13,6 +13,9 @@ use super::{
 };
 use crate::secure::LinkKeys;
 
+/// Room for a few link records, and a keystroke behind them.
+const FEW: usize = 256;
+
 /// What is fixed when a link is attached.
 pub(super) struct LinkStart {
     pub(super) epoch: u32,
@@ -53,6 +56,8 @@ pub(super) struct Link {
     unacknowledged: usize,
     acknowledge_at: Option<Instant>,
     acknowledge_now: bool,
+    /// From when on an acknowledgement rides with data.
+    ride_from: Instant,
     /// Token of the newest ping that is not answered. Older ones need no answer.
     pong: Option<u64>,
 }
@@ -83,6 +88,7 @@ impl Link {
             unacknowledged: 0,
             acknowledge_at: None,
             acknowledge_now: false,
+            ride_from: now,
             pong: None,
         }
     }
@@ -164,6 +170,25 @@ impl Link {
         self.pong = Some(token);
     }
 
+    /// Whether there are link records to be sent now; `with_data` as with [`transmit`](Self::transmit).
+    pub(super) fn has_something(&self, now: Instant, with_data: bool) -> bool {
+        match self.phase {
+            Phase::Alive => {
+                !self.resume_sent
+                    || self.pong.is_some()
+                    || self.liveness.has_ping()
+                    || self.owes_acknowledgement(now, with_data)
+            }
+            Phase::Farewell(_) => true,
+            Phase::Dead => false,
+        }
+    }
+
+    /// An acknowledgement costs as much as a keystroke: beside many small records one in a while is enough.
+    fn owes_acknowledgement(&self, now: Instant, with_data: bool) -> bool {
+        self.acknowledge_now || (with_data && self.unacknowledged > 0 && now >= self.ride_from)
+    }
+
     /// The link records that are to be sent now. `expected` is the session record that this side expects;
     /// `with_data` says that a session record is about to follow.
     pub(super) fn transmit(
@@ -174,7 +199,10 @@ impl Link {
         oldest_queued: Option<u32>,
         with_data: bool,
     ) -> BytesMut {
-        let mut out = BytesMut::new();
+        if !self.has_something(now, with_data) {
+            return BytesMut::new();
+        }
+        let mut out = BytesMut::with_capacity(FEW);
         if !self.resume_sent && self.phase != Phase::Dead {
             self.resume_sent = true;
             let oldest = oldest_queued.unwrap_or(keys.sealing().0);
@@ -190,10 +218,11 @@ impl Link {
         if let Some(token) = self.pong.take() {
             self.seal(LinkMessage::Pong { token }, &mut out);
         }
-        if self.acknowledge_now || (self.unacknowledged > 0 && with_data) {
+        if self.owes_acknowledgement(now, with_data) {
             self.unacknowledged = 0;
             self.acknowledge_now = false;
             self.acknowledge_at = None;
+            self.ride_from = now + ACK_DELAY / 2;
             self.seal(LinkMessage::Ack { next: expected }, &mut out);
         }
         if let Some(token) = self.liveness.poll_ping(now) {

@@ -29,6 +29,9 @@ const STALLED: Duration = Duration::from_millis(500);
 /// round trip.
 const LEAST_SICK: Duration = Duration::from_millis(500);
 
+/// So many times the longest usual round trip of silence make a link dead.
+const DEAD: u32 = 6;
+
 /// So many times the longest usual round trip (RFC 6298 repeats a segment after one) make a link look sick: a
 /// third of what makes it dead.
 const SICK: u32 = 2;
@@ -66,9 +69,13 @@ impl Rtt {
 #[derive(Debug)]
 pub(super) struct Liveness {
     began: Instant,
-    limit: Limit,
+    chosen: Limit,
     heard: Instant,
     rtt: Option<Rtt>,
+    /// The silence after which the link is dead, by that round trip.
+    limit: Duration,
+    /// How long a ping may be unanswered before the link looks sick, by that round trip.
+    patience: Option<Duration>,
     /// The shortest round trip that this link has shown.
     least_rtt: Option<Duration>,
     /// A ping is to be sent as soon as the socket takes it.
@@ -88,11 +95,13 @@ pub(super) struct Liveness {
 impl Liveness {
     /// A new link. `rtt` is that of the link before.
     pub(super) fn new(now: Instant, rtt: Option<Rtt>, limit: Limit) -> Self {
-        Liveness {
+        let mut liveness = Liveness {
             began: now,
-            limit,
+            chosen: limit,
             heard: now,
-            rtt,
+            rtt: None,
+            limit: Duration::ZERO,
+            patience: None,
             least_rtt: None,
             ping_due: true,
             asked: Some(now),
@@ -101,7 +110,17 @@ impl Liveness {
             sick: false,
             told: false,
             busy: false,
-        }
+        };
+        liveness.set_rtt(rtt);
+        liveness
+    }
+
+    fn set_rtt(&mut self, rtt: Option<Rtt>) {
+        let Limit { least, fixed } = self.chosen;
+        let usual = rtt.map(|rtt| rtt.smoothed + 4 * rtt.variation);
+        self.limit = fixed.unwrap_or(least.max(usual.map_or(FIRST_LIMIT, |usual| DEAD * usual)));
+        self.patience = usual.map(|usual| LEAST_SICK.max(SICK * usual));
+        self.rtt = rtt;
     }
 
     /// Bytes came in: even half a record is a sign of life.
@@ -125,6 +144,11 @@ impl Liveness {
         self.least_rtt
     }
 
+    /// A ping is to be sent as soon as the socket takes it.
+    pub(super) fn has_ping(&self) -> bool {
+        self.ping_due
+    }
+
     /// The token of a ping, where one is to be sent now.
     pub(super) fn poll_ping(&mut self, now: Instant) -> Option<u64> {
         if !self.ping_due {
@@ -141,7 +165,7 @@ impl Liveness {
     pub(super) fn handle_pong(&mut self, now: Instant, token: u64) -> bool {
         let Some(age) = self.token(now).checked_sub(token) else { return false };
         let age = Duration::from_micros(age);
-        self.rtt = Some(Rtt::sample(self.rtt, age));
+        self.set_rtt(Some(Rtt::sample(self.rtt, age)));
         self.least_rtt = Some(self.least_rtt.map_or(age, |least| least.min(age)));
         (self.unanswered, self.sick, self.told) = (None, false, false);
         true
@@ -155,7 +179,8 @@ impl Liveness {
     /// # Errors
     /// How long nothing came: the link is dead.
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Result<(), Duration> {
-        if self.poll_timeout().is_some_and(|due| now > due + STALLED) {
+        let Some(due) = self.poll_timeout().filter(|&due| now >= due) else { return Ok(()) };
+        if now > due + STALLED {
             self.asked = Some(now);
             self.ping_due = true;
             self.unanswered = None;
@@ -180,30 +205,23 @@ impl Liveness {
 
     /// The silence after which the link is dead, as things stand.
     pub(super) fn limit(&self) -> Duration {
-        let Limit { least, fixed } = self.limit;
-        match (fixed, self.rtt) {
-            (Some(fixed), _) => fixed,
-            (None, Some(rtt)) => least.max(6 * (rtt.smoothed + 4 * rtt.variation)),
-            (None, None) => least.max(FIRST_LIMIT),
-        }
+        self.limit
     }
 
     fn sick_at(&self) -> Option<Instant> {
-        let rtt = self.rtt.filter(|_| !self.told)?;
-        let patience = LEAST_SICK.max(SICK * (rtt.smoothed + 4 * rtt.variation));
+        let patience = self.patience.filter(|_| !self.told)?;
         self.unanswered.map(|since| since + patience)
     }
 
     fn dead_at(&self) -> Option<Instant> {
-        let limit = self.limit();
-        self.asked.map(|asked| (self.heard + limit).max(asked + limit * 2 / 3))
+        self.asked.map(|asked| (self.heard + self.limit).max(asked + self.limit * 2 / 3))
     }
 
     fn ping_at(&self) -> Option<Instant> {
         if self.ping_due {
             return None;
         }
-        let patience = (self.limit() / 3).min(LONGEST_QUIET);
+        let patience = (self.limit / 3).min(LONGEST_QUIET);
         let silent = match self.asked {
             Some(_) => self.last_ping.max(self.heard) + patience,
             None => self.heard + patience,

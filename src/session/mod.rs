@@ -32,8 +32,8 @@
 //!
 //! # Acknowledgement
 //!
-//! ACK is cumulative: it rides in front of the next session record, or goes out when
-//! [`ACK_BYTES`] have come in or [`ACK_DELAY`] has passed. While [`SessionConfig::queue`] bytes are not
+//! ACK is cumulative: it rides in front of a session record, where none went out for half of [`ACK_DELAY`], or goes
+//! out when [`ACK_BYTES`] have come in or [`ACK_DELAY`] has passed. While [`SessionConfig::queue`] bytes are not
 //! acknowledged nothing new is sealed; then the buffers of the streams fill up and
 //! [`writable`](Session::writable) becomes 0. Link records go on all the while.
 //!
@@ -227,6 +227,13 @@ impl Session {
             _ => {}
         }
         (!out.is_empty()).then(|| out.freeze())
+    }
+
+    /// Whether [`poll_transmit`](Self::poll_transmit) is worth calling: where not, it has nothing now.
+    pub fn has_output(&self, now: Instant) -> bool {
+        let Some(link) = &self.link else { return false };
+        let next = !self.over && self.next_size(now).is_some();
+        next || link.has_something(now, next)
     }
 
     /// A deadline has passed. Where the socket has bytes to be read as well, they come first: they are a

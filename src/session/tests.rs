@@ -130,7 +130,9 @@ impl Pair {
     fn transmit(&mut self, side: usize, limit: usize) -> bool {
         let before = self.pipes[side].len();
         while self.pipes[side].len() < limit.min(self.capacity) {
+            let announced = self.sessions[side].has_output(self.now);
             let Some(bytes) = self.sessions[side].poll_transmit(self.now) else { break };
+            assert!(announced);
             self.pipes[side].extend_from_slice(&bytes);
         }
         let any = self.pipes[side].len() > before;

@@ -35,6 +35,8 @@ pub(super) struct State {
     /// Streams that the other side opened and nobody took yet; the mux bounds their number.
     pub(super) incoming: VecDeque<(StreamId, OpenRequest)>,
     pub(super) ended: Option<Goodbye>,
+    /// When the task that writes to the link looks by itself.
+    pub(super) rings: Option<Instant>,
     linger: Duration,
     /// When a session without a link expires, by the clock that runs during sleep.
     expires: Option<Duration>,
@@ -92,6 +94,7 @@ impl State {
             streams: BTreeMap::new(),
             incoming: VecDeque::new(),
             ended: None,
+            rings: None,
             linger,
             expires: clock::since_boot().checked_add(linger),
             expired: false,
@@ -150,6 +153,15 @@ impl State {
         let left = self.expires.map(|at| at.saturating_sub(clock::since_boot()));
         let expires = left.and_then(|left| now.checked_add(left));
         self.session.poll_timeout().into_iter().chain(expires).min()
+    }
+
+    /// Whether the task that writes to the link looks by itself before the next deadline. Only what came in moves
+    /// that nearer.
+    pub(super) fn rings_in_time(&self, now: Instant) -> bool {
+        match (self.poll_timeout(now), self.rings) {
+            (Some(deadline), Some(rings)) => rings <= deadline,
+            (deadline, _) => deadline.is_none(),
+        }
     }
 
     pub(super) fn poll_read(

@@ -59,34 +59,32 @@ impl Tunnel {
         Ok(Stream::new(self.clone(), id))
     }
 
-    /// The next bytes of a stream; `None` at its end.
+    /// The next bytes of a stream; `None` at its end. Where there are some, what more is there already is appended to
+    /// `behind`, up to about `most` bytes in all.
     pub(in crate::net) fn poll_read(
         &self,
         id: StreamId,
         context: &mut Context<'_>,
+        behind: &mut VecDeque<Bytes>,
+        most: usize,
     ) -> Poll<Result<Option<Bytes>, ResetReason>> {
         let mut state = self.lock();
-        let read = state.poll_read(clock::now(), id, context);
-        self.settle(state);
-        if let Poll::Ready(Ok(Some(_))) = read {
-            // Room was made: there may be credit to give.
-            self.work.notify_one();
-        }
-        read
-    }
-
-    /// Appends to `pieces` what more of a stream is there already, up to about `most` bytes in all.
-    pub(in crate::net) fn read_more(&self, id: StreamId, pieces: &mut VecDeque<Bytes>, most: usize) {
-        let mut state = self.lock();
         let now = clock::now();
-        let mut held: usize = pieces.iter().map(Bytes::len).sum();
+        let read = state.poll_read(now, id, context);
+        let Poll::Ready(Ok(Some(first))) = &read else {
+            self.settle(state);
+            return read;
+        };
+        let mut held = first.len();
         while held < most
             && let Some(piece) = state.session.read(now, id)
         {
             held += piece.len();
-            pieces.push_back(piece);
+            behind.push_back(piece);
         }
-        self.settle(state);
+        // Room was made: there may be credit to give.
+        self.settle_and_write(state, now);
+        read
     }
 
     /// Room for this many bytes, at least one.
@@ -108,8 +106,7 @@ impl Tunnel {
         if let Err(error) = state.session.write(id, bytes) {
             tracing::trace!(?id, %error, "not written");
         }
-        self.settle(state);
-        self.work.notify_one();
+        self.settle_and_write(state, clock::now());
     }
 
     /// Room for `count` pieces of [`ROOM`](crate::mux::whole::ROOM) bytes that need not be copied.
@@ -145,8 +142,7 @@ impl Tunnel {
                 tracing::trace!(?id, %error, "not written");
             }
         }
-        self.settle(state);
-        self.work.notify_one();
+        self.settle_and_write(state, clock::now());
     }
 
     /// Ends this side's direction of a stream.

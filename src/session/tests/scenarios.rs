@@ -63,6 +63,28 @@ fn a_megabyte_goes_each_way_and_both_ends_close() {
 }
 
 #[test]
+fn an_acknowledgement_rides_with_data_once_in_a_while() {
+    const KEYSTROKE: usize = SESSION_HEADER + crate::mux::frame::HEADER + 1 + TAG;
+    for (apart, acknowledgements) in [(1, 7..=9), (50, 100..=100)] {
+        let mut pair = Pair::linked(SessionConfig::default());
+        let id = pair.opened();
+        pair.pass(2 * ACK_DELAY);
+        let mut seen = 0;
+        for _ in 0..100 {
+            pair.write(INITIATOR, id, b"k");
+            pair.settle();
+            pair.read(RESPONDER, id);
+            pair.write(RESPONDER, id, b"e");
+            pair.transmit(RESPONDER, usize::MAX);
+            seen += usize::from(pair.pipes[RESPONDER].len() > KEYSTROKE);
+            pair.pass(apart * Duration::from_millis(1));
+            pair.read(INITIATOR, id);
+        }
+        assert!(acknowledgements.contains(&seen), "{seen} beside 100 keystrokes, {apart} ms apart");
+    }
+}
+
+#[test]
 fn a_record_cut_at_any_byte_arrives_once_on_the_next_link() {
     let mut pair = Pair::linked(SessionConfig::default());
     let id = pair.opened();

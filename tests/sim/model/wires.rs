@@ -143,8 +143,9 @@ impl Wires {
         let way = &mut wire.ways[side];
         let (before, mut any) = (way.bytes.len(), false);
         while way.bytes.len() < limit.min(self.capacity) {
+            let announced = self.sessions[side].has_output(self.now[side]);
             let Some(bytes) = self.sessions[side].poll_transmit(self.now[side]) else { break };
-            assert!(!bytes.is_empty());
+            assert!(announced && !bytes.is_empty());
             way.bytes.extend_from_slice(&bytes);
             any = true;
         }
