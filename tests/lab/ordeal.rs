@@ -45,7 +45,7 @@ const RECOVERY: Duration = Duration::from_secs(90);
 const WRITERS: usize = 100;
 
 /// Most memory of `connect` in an outage, beyond what it held before: what is sealed and not acknowledged
-/// (`SessionConfig::queue`, 64 MiB), what waits to be sealed (`mux::holding::SEND_BUDGET`, 32 MiB), and what an
+/// (`SessionConfig::queue`, 64 MiB), what waits to be sealed (`mux::holding::SEND_BUDGET`, 16 MiB), and what an
 /// allocator loses with so much.
 const OUTAGE_KB: u64 = 128 * 1024;
 
