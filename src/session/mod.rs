@@ -85,7 +85,8 @@ use crate::{
 };
 
 /// An acknowledgement goes out at once when this many bytes of session records came in, two full ones: often enough
-/// that a sender with a small window (`pace.rs`) does not wait for it, a hundredth of the work of the bytes.
+/// that a sender with a small window (`pace.rs`) does not wait for it, a hundredth of the work of the bytes. Each record
+/// counts with what it costs the sender to hold it, or thousands of keystrokes would fill that window first.
 pub const ACK_BYTES: usize = 2 * MAX_SESSION_RECORD;
 
 /// An acknowledgement waits at most this long for data to ride with. It only frees memory on the other
@@ -355,7 +356,7 @@ impl Session {
         self.stats.records_received += 1;
         self.stats.bytes_received += size as u64;
         if let Some(link) = &mut self.link {
-            link.owe_acknowledgement(now, size);
+            link.owe_acknowledgement(now, size + queue::OVERHEAD);
         }
         if let Err(violation) = self.mux.handle_body(now, body) {
             self.close(now, Goodbye::Broken);

@@ -26,7 +26,7 @@ const REST: Duration = Duration::from_secs(1);
 const WORTH_FULL: usize = CAPACITY / 2;
 
 /// What a record costs besides its bytes, for the bound of the queue: handle, number, allocation.
-const OVERHEAD: usize = 128;
+pub(super) const OVERHEAD: usize = 128;
 
 #[derive(Debug)]
 struct Sealed {

@@ -85,6 +85,17 @@ fn an_acknowledgement_rides_with_data_once_in_a_while() {
 }
 
 #[test]
+fn a_flood_of_keystrokes_is_acknowledged_before_the_window_is_full() {
+    let mut pair = Pair::linked(SessionConfig::default());
+    let id = pair.opened();
+    for _ in 0..10_000 {
+        pair.write(INITIATOR, id, b"k");
+        pair.settle();
+        assert_eq!(pair.read(RESPONDER, id), b"k");
+    }
+}
+
+#[test]
 fn a_record_cut_at_any_byte_arrives_once_on_the_next_link() {
     let mut pair = Pair::linked(SessionConfig::default());
     let id = pair.opened();
