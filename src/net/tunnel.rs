@@ -312,9 +312,9 @@ impl Tunnel {
         if result.is_err() {
             send_last(stream, state.session.poll_transmit(now));
         }
-        let early = !state.rings_in_time(now);
+        let in_time = state.rings_in_time(now);
         self.settle_and_write(state, now);
-        if early {
+        if !in_time {
             self.work.notify_one();
         }
         result
