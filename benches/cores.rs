@@ -8,12 +8,16 @@
 #[path = "../tests/pair/mod.rs"]
 mod pair;
 
-use std::{hint::black_box, time::Instant};
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use punchtunnel::{
     mux::{Mux, StreamId},
+    secure::EstablishedLink,
     wire::stream::OpenRequest,
 };
 
@@ -146,8 +150,8 @@ fn replay(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
             bencher.iter_batched_ref(
                 || loaded(size, &piece, false),
-                |pair| {
-                    pair.relink();
+                |(pair, next)| {
+                    pair.attach(next.take().expect("one link each"));
                     while pair.carry(0) | pair.carry(1) {}
                     pair.carried
                 },
@@ -158,10 +162,17 @@ fn replay(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A pair of which one side has sent so much, and the other has said nothing since: it has all of it, or none.
-fn loaded(size: usize, piece: &Bytes, arrived: bool) -> Pair {
+/// A pair of which one side has sent so much, and the other has said nothing since: it has all of it, or none. And the
+/// link to go on over.
+fn loaded(size: usize, piece: &Bytes, arrived: bool) -> (Pair, Option<[EstablishedLink; 2]>) {
     // A stream takes as much as its window is at the start, with room to spare.
     let mut pair = Pair::new(size.div_ceil(128 << 10).max(1));
+    // On a near link there is never so much on its way: the first ping of this one shows that it is far.
+    pair.relink();
+    pair.transmit(0);
+    pair.transmit(1);
+    pair.now += Duration::from_millis(20);
+    pair.settle();
     let mut written = 0;
     for stream in 0..pair.streams.len() {
         let stream = pair.streams[stream];
@@ -181,7 +192,8 @@ fn loaded(size: usize, piece: &Bytes, arrived: bool) -> Pair {
         pair.sessions[1].handle_input(pair.now, &mut sent).expect("an honest peer");
     }
     assert!(pair.sessions[0].stats().unacknowledged >= size);
-    pair
+    let next = pair.next_link();
+    (pair, Some(next))
 }
 
 /// One acknowledgement for many records: they have all arrived, and the link has died before it was said.
@@ -190,8 +202,8 @@ fn acknowledgement(criterion: &mut Criterion) {
     criterion.bench_function("one acknowledgement for 4 MiB", |bencher| {
         bencher.iter_batched_ref(
             || loaded(MOVED, &piece, true),
-            |pair| {
-                pair.relink();
+            |(pair, next)| {
+                pair.attach(next.take().expect("one link each"));
                 while pair.carry(0) | pair.carry(1) {}
                 assert_eq!(pair.sessions[0].stats().unacknowledged, 0);
             },

@@ -79,10 +79,21 @@ impl Pair {
 
     /// A new link; what was on its way on the old one is lost.
     pub fn relink(&mut self) {
+        let next = self.next_link();
+        self.attach(next);
+    }
+
+    /// The next link, whose handshake is done.
+    pub fn next_link(&self) -> [EstablishedLink; 2] {
+        let (ours, theirs) = link(self.epoch + 1);
+        [ours, theirs]
+    }
+
+    /// Goes on over it; what was on its way on the old one is lost.
+    pub fn attach(&mut self, next: [EstablishedLink; 2]) {
         self.epoch += 1;
         self.wires.iter_mut().chain(&mut self.inputs).for_each(BytesMut::clear);
-        let (ours, theirs) = link(self.epoch);
-        for (session, link) in self.sessions.iter_mut().zip([ours, theirs]) {
+        for (session, link) in self.sessions.iter_mut().zip(next) {
             session.detach(self.now);
             session.attach(self.now, link).expect("a newer link");
         }
@@ -134,7 +145,7 @@ impl Pair {
     }
 
     /// Lets a side write until its socket takes no more.
-    fn transmit(&mut self, side: usize) {
+    pub fn transmit(&mut self, side: usize) {
         while self.wires[side].len() < BATCH {
             let Some(bytes) = self.sessions[side].poll_transmit(self.now) else { break };
             self.carried[side].count(&bytes);
